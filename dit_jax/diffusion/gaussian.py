@@ -1,0 +1,113 @@
+"""The Gaussian process: z = alpha x + sigma noise.
+
+Whatever a network predicts for it is a line p x + q noise through the clean value and the noise:
+
+    prediction    p              q
+    x             1              0
+    noise         0              1
+    v             -sigma         alpha           (Salimans & Ho 2022)
+    velocity      d alpha/dt     d sigma/dt      (dz/dt along the path; noise - x for rectified flow)
+
+z is a line too, so (z, prediction) determine (x, noise) by one 2 x 2 solve, whose determinant is
+
+    det = alpha q - sigma p.
+
+A prediction error e moves the solution along (sigma, -alpha) only, since z is known. Hence the same error, seen in another
+prediction, is e' = e det' / det: every loss of one prediction in the space of another is a weight, not a conversion.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax.numpy as jnp
+from jax import Array
+
+from dit_jax.diffusion import keys as rng
+from dit_jax.diffusion.schedules import Schedule, align, derivative, rectified
+
+Line = Callable[[Schedule, Array], tuple[Array, Array]]
+
+
+def x(schedule: Schedule, t: Array) -> tuple[Array, Array]:
+    """The clean value."""
+    return jnp.ones_like(t), jnp.zeros_like(t)
+
+
+def noise(schedule: Schedule, t: Array) -> tuple[Array, Array]:
+    """The noise, epsilon of DDPM."""
+    return jnp.zeros_like(t), jnp.ones_like(t)
+
+
+def v(schedule: Schedule, t: Array) -> tuple[Array, Array]:
+    """alpha noise - sigma x."""
+    alpha, sigma = schedule(t)
+    return -sigma, alpha
+
+
+def velocity(schedule: Schedule, t: Array) -> tuple[Array, Array]:
+    """dz/dt."""
+    return derivative(schedule, t)
+
+
+PREDICTIONS: dict[str, Line] = {"x": x, "noise": noise, "v": v, "velocity": velocity}
+
+
+@dataclasses.dataclass(frozen=True)
+class Gaussian:
+    """How a real-valued stream is noised, and what is learnt about it.
+
+    schedule: t -> (alpha, sigma). prediction: what the network returns. loss_in: the prediction in whose space the squared
+    error is taken. clamp: that error counts at most 1/clamp times the network's own (x-prediction with velocity loss
+    divides by max(t, 0.05), as in JiT, arXiv 2511.13720).
+    """
+
+    schedule: Schedule = rectified
+    prediction: Line = x
+    loss_in: Line = velocity
+    clamp: float = 0.05
+
+    dtype = jnp.float32
+
+    @property
+    def top(self) -> float:
+        """The highest level a sampler may start from: 1, or just below where the prediction says nothing about x."""
+        det = self._determinant(self.prediction, jnp.ones(()))
+        return 1.0 if abs(float(det)) > 1e-6 else 0.999
+
+    def channels(self, channels: int) -> int:
+        """Predicted values for each `channels` values of the stream."""
+        return channels
+
+    def prior(self, keys: Array, shape: tuple[int, ...]) -> Array:
+        """The stream at t = 1: keys [B] -> [B, *shape]."""
+        return rng.normal(keys, shape)
+
+    def corrupt(self, keys: Array, x: Array, t: Array) -> tuple[Array, Array]:
+        """x [B, ...] at levels t -> (z, target): the noised value, and what the network should say about it."""
+        t = align(t, x)
+        noise = rng.normal(keys, x.shape[1:])
+        alpha, sigma = self.schedule(t)
+        p, q = self.prediction(self.schedule, t)
+        return alpha * x + sigma * noise, p * x + q * noise
+
+    def split(self, z: Array, prediction: Array, t: Array) -> tuple[Array, Array]:
+        """(x, noise) that z and the prediction determine together. Not finite where det = 0."""
+        t = align(t, z)
+        alpha, sigma = self.schedule(t)
+        p, q = self.prediction(self.schedule, t)
+        det = alpha * q - sigma * p
+        return (q * z - sigma * prediction) / det, (alpha * prediction - p * z) / det
+
+    def loss(self, prediction: Array, target: Array, t: Array) -> Array:
+        """Mean squared error of each example in the space of `loss_in`, [B]. A value given at t = 0 costs nothing."""
+        t = align(t, target)
+        own = jnp.abs(self._determinant(self.prediction, t))
+        wanted = jnp.abs(self._determinant(self.loss_in, t))
+        gain = jnp.minimum(wanted / jnp.maximum(own, 1e-12), 1 / self.clamp)
+        error = jnp.where(t > 0, gain, 0.0) * (prediction.astype(target.dtype) - target)
+        return jnp.mean(jnp.square(error), axis=range(1, error.ndim))
+
+    def _determinant(self, line: Line, t: Array) -> Array:
+        alpha, sigma = self.schedule(t)
+        p, q = line(self.schedule, t)
+        return alpha * q - sigma * p

@@ -1,0 +1,240 @@
+"""The denoiser: one transformer over the tokens of all streams.
+
+Two blocks share this file. PUBLISHED is DiT as published (Peebles & Xie 2023): layer norm, GELU, sin-cos positions, one
+modulation network a block. MODERN is what has replaced each of these since: RMS norm, SwiGLU, rotary positions, normalised
+queries and keys, one modulation network for all blocks with a learned offset in each, no biases. A block is five words; any
+of them can be exchanged with `dataclasses.replace`.
+
+Tokens that share a noise level form a group: a stream, or a frame of one. Modulation is computed once a group and gathered
+to tokens; with one group it is exactly DiT's, at DiT's cost.
+"""
+
+import dataclasses
+import math
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from dit_jax.diffusion.stream import Streams
+from dit_jax.network.tokens import rotary, rotate, sincos
+
+xavier = nn.initializers.xavier_uniform()
+zeros = nn.initializers.zeros
+
+
+@dataclasses.dataclass(frozen=True)
+class Block:
+    norm: str = "layer"  # NORMS
+    mlp: str = "gelu"  # or "swiglu"
+    positions: str = "sincos"  # or "rotary"
+    modulation: str = "own"  # a modulation network a block, or "shared"
+    qk_norm: str = "none"  # NORMS
+    bias: bool = True
+
+
+PUBLISHED = Block()
+MODERN = Block(norm="rms", mlp="swiglu", positions="rotary", modulation="shared", qk_norm="rms", bias=False)
+BLOCKS = {"published": PUBLISHED, "modern": MODERN}
+
+# (width, depth, heads) of the published sizes.
+SIZES = {"S": (384, 12, 6), "B": (768, 12, 12), "L": (1024, 24, 16), "XL": (1152, 28, 16)}
+
+REMAT = {
+    "none": None,
+    "dots": jax.checkpoint_policies.checkpoint_dots_with_no_batch_dims,  # keep matrix products, recompute the rest
+    "full": jax.checkpoint_policies.nothing_saveable,
+}
+
+
+def layer_norm(x: Array) -> Array:
+    x = x - jnp.mean(x, -1, keepdims=True)
+    return x * jax.lax.rsqrt(jnp.mean(jnp.square(x), -1, keepdims=True) + 1e-6)
+
+
+def rms_norm(x: Array) -> Array:
+    return x * jax.lax.rsqrt(jnp.mean(jnp.square(x), -1, keepdims=True) + 1e-6)
+
+
+NORMS = {"layer": layer_norm, "rms": rms_norm, "none": lambda x: x}
+
+
+def modulate(x: Array, shift: Array, scale: Array) -> Array:
+    return x * (1 + scale) + shift
+
+
+class LevelEmbed(nn.Module):
+    """t [B, G] in [0, 1] -> [B, G, width]: sines and cosines of 1000 t, then two layers (DiT's timestep embedder)."""
+
+    width: int
+    frequencies: int = 256
+
+    @nn.compact
+    def __call__(self, t: Array) -> Array:
+        half = self.frequencies // 2
+        angle = 1000.0 * t[..., None] * jnp.exp(-math.log(10000.0) * jnp.arange(half) / half)
+        x = jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], -1)
+        init = nn.initializers.normal(0.02)
+        x = nn.silu(nn.Dense(self.width, kernel_init=init, name="in")(x))
+        return nn.Dense(self.width, kernel_init=init, name="out")(x)
+
+
+class Attention(nn.Module):
+    heads: int
+    block: Block
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: Array, turn: tuple[Array, Array] | None) -> Array:
+        width = x.shape[-1]
+        dense = lambda features, name: nn.Dense(
+            features, use_bias=self.block.bias, kernel_init=xavier, dtype=self.dtype, name=name
+        )
+        q, k, v = jnp.split(dense(3 * width, "qkv")(x), 3, axis=-1)
+        q, k, v = (y.reshape(*y.shape[:-1], self.heads, width // self.heads) for y in (q, k, v))
+        norm = NORMS[self.block.qk_norm]
+        q, k = (norm(y.astype(jnp.float32)).astype(y.dtype) for y in (q, k))
+        if turn is not None:
+            q, k = rotate(q, *turn), rotate(k, *turn)
+        y = jax.nn.dot_product_attention(q, k, v)
+        return dense(width, "out")(y.reshape(x.shape))
+
+
+class MLP(nn.Module):
+    ratio: float
+    block: Block
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        width = x.shape[-1]
+        dense = lambda features, name: nn.Dense(
+            features, use_bias=self.block.bias, kernel_init=xavier, dtype=self.dtype, name=name
+        )
+        if self.block.mlp == "swiglu":  # two thirds of the hidden width: three matrices cost what two did
+            hidden = round(self.ratio * width * 2 / 3)
+            gate, value = jnp.split(dense(2 * hidden, "in")(x), 2, axis=-1)
+            return dense(width, "out")(nn.silu(gate) * value)
+        return dense(width, "out")(nn.gelu(dense(round(self.ratio * width), "in")(x), approximate=True))
+
+
+class DiTBlock(nn.Module):
+    """Gated attention and MLP; all gates start at zero, so a new block is the identity (adaLN-zero)."""
+
+    heads: int
+    mlp_ratio: float
+    block: Block
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: Array, condition: Array, group: Array, turn) -> tuple[Array, None]:
+        """x [B, n, D]; condition [B, G, D], or [B, G, 6 D] where modulation is shared; group [n] of each token."""
+        width = x.shape[-1]
+        if self.block.modulation == "shared":
+            condition = condition + self.param("modulation", zeros, (6 * width,))
+        else:
+            condition = nn.Dense(6 * width, kernel_init=zeros, dtype=self.dtype, name="modulation")(nn.silu(condition))
+        chunks = jnp.split(to_tokens(condition, group).astype(x.dtype), 6, axis=-1)
+        norm = NORMS[self.block.norm]
+        shift, scale, gate = chunks[:3]
+        attention = Attention(self.heads, self.block, self.dtype, name="attention")
+        x = x + gate * attention(modulate(norm(x), shift, scale), turn)
+        shift, scale, gate = chunks[3:]
+        x = x + gate * MLP(self.mlp_ratio, self.block, self.dtype, name="mlp")(modulate(norm(x), shift, scale))
+        return x, None
+
+
+def to_tokens(condition: Array, group: Array) -> Array:
+    """[B, G, D] -> [B, n, D], or [B, 1, D] where there is one group: broadcasting is cheaper than gathering."""
+    return condition if condition.shape[1] == 1 else condition[:, group]
+
+
+class DiT(nn.Module):
+    """predict(x, t): what every stream with a head should become clean by.
+
+    x: {name: [B, *shape]}, t: {name: [B] or [B, G]} -> {name: prediction}. Parameters and the residual path are float32;
+    `dtype` is that of matrix products.
+    """
+
+    streams: Streams
+    width: int = 384
+    depth: int = 12
+    heads: int = 6
+    mlp_ratio: float = 4.0
+    block: Block = PUBLISHED
+    dtype: Any = jnp.float32
+    remat: str = "dots"
+    unroll: int = 1
+
+    @nn.nowrap
+    def init(self, key: Array) -> Any:
+        """Parameters, as a plain dict of float32 arrays."""
+        x = {name: jnp.zeros((1, *stream.shape), stream.process.dtype) for name, stream in self.streams.items()}
+        return super().init(key, x, {name: jnp.ones(1) for name in x})
+
+    @nn.compact
+    def __call__(self, x: dict[str, Array], t: dict[str, Array]) -> dict[str, Array]:
+        embedded = {
+            name: stream.embed(self.width, self.dtype, name=f"{name}_embed")(x[name])
+            for name, stream in self.streams.items()
+        }
+        spatial = {name: stream.positions for name, stream in self.streams.items() if stream.positions is not None}
+        levels = {name: t[name].reshape(len(t[name]), -1) for name in spatial}
+        group, ends = groups(spatial, levels)
+
+        condition = LevelEmbed(self.width, name="level_embed")(jnp.concatenate(list(levels.values()), 1))
+        for name in self.streams.keys() - spatial.keys():
+            condition = condition + embedded[name][:, None]
+        tokens = jnp.concatenate([embedded[name] for name in spatial], 1).astype(jnp.float32)
+        position = np.concatenate(list(spatial.values()))
+        tokens, turn = self._place(tokens, position)
+        tokens = self._blocks(tokens, condition, group, turn)
+
+        final = nn.Dense(2 * self.width, kernel_init=zeros, dtype=self.dtype, name="final_modulation")
+        shift, scale = jnp.split(to_tokens(final(nn.silu(condition)), group).astype(jnp.float32), 2, axis=-1)
+        tokens = modulate(NORMS[self.block.norm](tokens), shift, scale)
+        parts = dict(zip(spatial, jnp.split(tokens, ends[:-1], axis=1), strict=True))
+        return {
+            name: stream.head(self.width, self.dtype, name=f"{name}_head")(parts[name]).astype(jnp.float32)
+            for name, stream in self.streams.items()
+            if stream.head is not None
+        }
+
+    def _place(self, tokens: Array, position: np.ndarray) -> tuple[Array, tuple[Array, Array] | None]:
+        """Tokens that know where they are: by an added embedding, or by the turn that attention gives them."""
+        if self.block.positions == "rotary":
+            cos, sin = rotary(position, self.width // self.heads)
+            return tokens, (jnp.asarray(cos), jnp.asarray(sin))
+        return tokens + sincos(position, self.width), None
+
+    def _blocks(self, tokens: Array, condition: Array, group: Array, turn) -> Array:
+        """`depth` blocks as one scan over stacked parameters: compile time does not grow with depth."""
+        if self.block.modulation == "shared":
+            shared = nn.Dense(6 * self.width, kernel_init=zeros, dtype=self.dtype, name="modulation")
+            condition = shared(nn.silu(condition))
+        block = DiTBlock
+        if REMAT[self.remat] is not None:
+            block = nn.remat(block, policy=REMAT[self.remat], prevent_cse=False)
+        stack = nn.scan(
+            block,
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            in_axes=(nn.broadcast, nn.broadcast, nn.broadcast),
+            length=self.depth,
+            unroll=self.unroll,
+        )
+        layers = stack(self.heads, self.mlp_ratio, self.block, self.dtype, name="blocks")
+        return layers(tokens, condition, group, turn)[0]
+
+
+def groups(spatial: dict[str, np.ndarray], levels: dict[str, Array]) -> tuple[np.ndarray, np.ndarray]:
+    """Which noise level each token has, [n], and where each stream's tokens end, [streams]."""
+    group, first = [], 0
+    for name, position in spatial.items():
+        count = levels[name].shape[1]
+        group.append(first + np.repeat(np.arange(count), len(position) // count))
+        first += count
+    return np.concatenate(group), np.cumsum([len(position) for position in spatial.values()])

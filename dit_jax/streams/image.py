@@ -1,0 +1,67 @@
+"""Images and image-like latents: rows and columns of channels."""
+
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from dit_jax.diffusion.gaussian import Gaussian
+from dit_jax.diffusion.levels import Quantile, logit_normal
+from dit_jax.diffusion.stream import Stream
+from dit_jax.network.tokens import COLUMN, ROW, grid_shape, patchify, positions, unpatchify
+
+
+def image(
+    shape: tuple[int, int, int],
+    patch: int = 2,
+    process: Gaussian = Gaussian(),
+    levels: Quantile = logit_normal(mean=0.8, std=0.8),
+) -> Stream:
+    """An image of (height, width, channels), values scaled to [-1, 1], as patch x patch tokens."""
+    *size, channels = shape
+    grid = grid_shape(tuple(size), (patch, patch))
+    return Stream(
+        shape=tuple(shape),
+        process=process,
+        levels=levels,
+        positions=positions(grid, (ROW, COLUMN)),
+        embed=lambda width, dtype, name: PatchEmbed((patch, patch), width, dtype, name=name),
+        head=lambda width, dtype, name: PatchHead(tuple(shape), (patch, patch), dtype, name=name),
+        show=show if channels in (1, 3) else None,
+    )
+
+
+def show(x: np.ndarray) -> np.ndarray:
+    """[k, height, width, channels] in [-1, 1] -> the same in [0, 255]."""
+    return np.clip((np.asarray(x) + 1) * 127.5 + 0.5, 0, 255).astype(np.uint8)
+
+
+class PatchEmbed(nn.Module):
+    """[B, *shape, C] -> tokens [B, n, width]."""
+
+    patch: tuple[int, ...]
+    width: int
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        init = nn.initializers.xavier_uniform()
+        return nn.Dense(self.width, kernel_init=init, dtype=self.dtype, name="patches")(patchify(x, self.patch))
+
+
+class PatchHead(nn.Module):
+    """Tokens [B, n, width] -> [B, *shape], zero at initialisation."""
+
+    shape: tuple[int, ...]
+    patch: tuple[int, ...]
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, tokens: Array) -> Array:
+        *size, channels = self.shape
+        features = int(np.prod(self.patch)) * channels
+        out = nn.Dense(features, kernel_init=nn.initializers.zeros, dtype=self.dtype, name="patches")(tokens)
+        return unpatchify(out, tuple(size), self.patch)

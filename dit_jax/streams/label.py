@@ -1,0 +1,38 @@
+"""A class label: one masked token that modulates the whole network.
+
+Its mask is DiT's null class, and training with it masked one time in ten is DiT's label dropout.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import numpy as np
+
+from dit_jax.diffusion.levels import dropout
+from dit_jax.diffusion.masked import Masked
+from dit_jax.diffusion.stream import Stream
+
+
+def label(classes: int, dropout_rate: float = 0.1) -> Stream:
+    """A label in 0 ... classes - 1, hidden from the network at a rate, for guidance."""
+    return Stream(
+        shape=(),
+        process=Masked(vocabulary=classes),
+        levels=dropout(rate=dropout_rate),
+        embed=lambda width, dtype, name: nn.Embed(
+            classes + 1, width, embedding_init=nn.initializers.normal(0.02), name=name
+        ),
+        read=lambda text: read(text, classes),
+    )
+
+
+def read(text: str, classes: int) -> np.ndarray:
+    """'3', '0,2,5' or 'all' -> labels [k]."""
+    try:
+        labels = np.arange(classes) if text == "all" else np.array([int(word) for word in text.split(",")])
+    except ValueError:
+        raise ValueError(f"a label is an integer, a list such as 0,2,5, or all; not {text!r}") from None
+    wrong = labels[(labels < 0) | (labels >= classes)]
+    if len(wrong):
+        raise ValueError(f"label {wrong[0]} does not exist: labels are 0 ... {classes - 1}")
+    return labels.astype(np.int32)
