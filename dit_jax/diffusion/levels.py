@@ -55,8 +55,7 @@ def stratified(key: Array, n: int) -> Array:
 def draw(key: Array, streams: Streams, n: int) -> dict[str, Array]:
     """Training levels of n examples, independent between streams: {name: [n]}."""
     return {
-        name: stream.levels(stratified(jax.random.fold_in(key, stream_id(name)), n))
-        for name, stream in streams.items()
+        name: stream.levels(stratified(jax.random.fold_in(key, stream_id(name)), n)) for name, stream in streams.items()
     }
 
 

@@ -17,10 +17,10 @@ class Stream:
 
     shape: of one example. process: how it is noised. levels: where training looks (see levels.py).
     positions: [n, 3] (time, row, column) of its tokens, or None for a stream that modulates all others instead, as
-    a class label does. embed: width, dtype -> linen module from the noised array to tokens [B, n, width], or to the
-    modulation vector [B, width]. head: width, dtype -> linen module from tokens to the prediction; None for a stream that
-    is only ever given. read: text from the shell -> examples [k, *shape]. show: examples [k, *shape] -> an RGB or grey
-    picture of each, [k, height, width, channels] in [0, 255], or None.
+    a class label does. embed: (width, dtype, name) -> linen module from the noised array to tokens [B, n, width], or to
+    the modulation vector [B, width]. head: likewise, from tokens to the prediction; None for a stream that is only ever
+    given. read: text from the shell -> examples [k, *shape]. show: examples [k, *shape] -> what a person sees of each:
+    pictures [k, height, width, 1 or 3] in 0 ... 255, or k words.
     """
 
     shape: tuple[int, ...]
@@ -30,7 +30,7 @@ class Stream:
     positions: np.ndarray | None = None
     head: Callable[..., Any] | None = None
     read: Callable[[str], np.ndarray] | None = None
-    show: Callable[[np.ndarray], np.ndarray] | None = None
+    show: Callable[[np.ndarray], np.ndarray | list[str]] | None = None
 
 
 Streams = dict[str, Stream]

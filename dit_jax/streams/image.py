@@ -1,10 +1,8 @@
 """Images and image-like latents: rows and columns of channels."""
 
-
 from typing import Any
 
 import flax.linen as nn
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
@@ -21,8 +19,7 @@ def image(
     levels: Quantile = logit_normal(mean=0.8, std=0.8),
 ) -> Stream:
     """An image of (height, width, channels), values scaled to [-1, 1], as patch x patch tokens."""
-    *size, channels = shape
-    grid = grid_shape(tuple(size), (patch, patch))
+    grid = grid_shape(tuple(shape[:2]), (patch, patch))
     return Stream(
         shape=tuple(shape),
         process=process,
@@ -30,13 +27,14 @@ def image(
         positions=positions(grid, (ROW, COLUMN)),
         embed=lambda width, dtype, name: PatchEmbed((patch, patch), width, dtype, name=name),
         head=lambda width, dtype, name: PatchHead(tuple(shape), (patch, patch), dtype, name=name),
-        show=show if channels in (1, 3) else None,
+        show=show,
     )
 
 
 def show(x: np.ndarray) -> np.ndarray:
-    """[k, height, width, channels] in [-1, 1] -> the same in [0, 255]."""
-    return np.clip((np.asarray(x) + 1) * 127.5 + 0.5, 0, 255).astype(np.uint8)
+    """[k, height, width, channels] in [-1, 1] -> grey or colour pictures in 0 ... 255; of latents, three channels."""
+    visible = x[..., :3] if x.shape[-1] >= 3 else x[..., :1]
+    return np.clip((visible + 1) * 127.5 + 0.5, 0, 255).astype(np.uint8)
 
 
 class PatchEmbed(nn.Module):

@@ -3,8 +3,6 @@
 Its mask is DiT's null class, and training with it masked one time in ten is DiT's label dropout.
 """
 
-from typing import Any
-
 import flax.linen as nn
 import numpy as np
 
@@ -23,6 +21,7 @@ def label(classes: int, dropout_rate: float = 0.1) -> Stream:
             classes + 1, width, embedding_init=nn.initializers.normal(0.02), name=name
         ),
         read=lambda text: read(text, classes),
+        show=lambda labels: [str(value) if value < classes else "" for value in labels],
     )
 
 

@@ -1,0 +1,246 @@
+"""Configs: numbers and names in, objects out. The only file that reads a configuration.
+
+A config file's `get_config()` starts from `default()`, adds its streams and changes what it wants. `build` turns every
+section into an object by calling a function with the section's entries as arguments, so the functions' signatures are the
+schema: unknown keys, missing keys and wrong types are errors that name the key, before anything compiles.
+"""
+
+import ast
+import difflib
+import inspect
+import json
+import types
+import typing
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import ml_collections
+from jax.sharding import Mesh
+from ml_collections import config_flags
+
+from dit_jax.data.pipeline import AUGMENTATIONS
+from dit_jax.diffusion.gaussian import PREDICTIONS, Gaussian
+from dit_jax.diffusion.levels import LEVELS, Quantile
+from dit_jax.diffusion.schedules import SCHEDULES
+from dit_jax.diffusion.solvers import SOLVERS
+from dit_jax.diffusion.stream import Stream, Streams
+from dit_jax.network.dit import BLOCKS, REMAT, DiT
+from dit_jax.parallel.mesh import make_mesh
+from dit_jax.parallel.modes import MODES, jit_mode
+from dit_jax.run import Checkpoint, Data, Parallel, Run, Sample, Train
+from dit_jax.streams import image, label
+from dit_jax.training.checkpoint import open_manager, read_meta, restore_ema
+from dit_jax.training.optimizer import make_optimizer
+
+
+class ConfigError(ValueError):
+    """A mistake in a configuration, with the key, the value and the fix in its message."""
+
+
+# Sections ------------------------------------------------------------------------------------------------------------
+
+
+def _model(
+    streams: Streams,
+    width: int = 384,
+    depth: int = 12,
+    heads: int = 6,
+    mlp_ratio: float = 4.0,
+    block: str = "published",
+    dtype: str = "float32",
+    remat: str = "dots",
+    unroll: int = 1,
+) -> DiT:
+    _choose(REMAT, remat, "model.remat")
+    if width % heads:
+        raise ConfigError(f"model.heads = {heads} does not divide model.width = {width}")
+    return DiT(
+        streams,
+        width,
+        depth,
+        heads,
+        mlp_ratio,
+        block=_choose(BLOCKS, block, "model.block"),
+        dtype=_choose({"float32": jnp.float32, "bfloat16": jnp.bfloat16}, dtype, "model.dtype"),
+        remat=remat,
+        unroll=unroll,
+    )
+
+
+def _image(
+    shape: tuple,
+    patch: int = 2,
+    schedule: str = "rectified",
+    prediction: str = "x",
+    loss_in: str = "velocity",
+    clamp: float = 0.05,
+    levels: str = "logit_normal(mean=0.8, std=0.8)",
+) -> Stream:
+    process = Gaussian(
+        schedule=_choose(SCHEDULES, schedule, "schedule"),
+        prediction=_choose(PREDICTIONS, prediction, "prediction"),
+        loss_in=_choose(PREDICTIONS, loss_in, "loss_in"),
+        clamp=clamp,
+    )
+    return image(shape, patch, process, _levels(levels))
+
+
+STREAMS: dict[str, Callable[..., Stream]] = {"image": _image, "label": label}
+SECTIONS = {
+    "model": _model,
+    "data": Data,
+    "optimizer": make_optimizer,
+    "train": Train,
+    "checkpoint": Checkpoint,
+    "parallel": Parallel,
+    "sample": Sample,
+}
+
+
+# In ------------------------------------------------------------------------------------------------------------------
+
+
+def default() -> ml_collections.ConfigDict:
+    """All sections with their defaults, and no streams yet. Locked: only keys that exist can be set."""
+    sections = {name: _defaults(function) for name, function in SECTIONS.items()}
+    config = ml_collections.ConfigDict({"streams": ml_collections.ConfigDict(), **sections})
+    config.streams.unlock()
+    return config.lock()
+
+
+def stream(kind: str, **entries: Any) -> dict:
+    """The config of a stream: its kind, all of its defaults, and the entries given."""
+    return {"kind": kind, **_defaults(_choose(STREAMS, kind, "kind")), **entries}
+
+
+def define_flag(default_file: str):
+    """--config=FILE[:VARIANT], with --config.section.key=value."""
+    return config_flags.DEFINE_config_file("config", default_file, "config file, with an optional :VARIANT")
+
+
+def build(config: Mapping) -> Run:
+    """A ConfigDict, or the dict that a checkpoint holds -> the objects of a run."""
+    config = json.loads(json.dumps(config.to_dict() if hasattr(config, "to_dict") else dict(config)))
+    _known(config, {"streams", *SECTIONS}, "config")
+    streams = {name: _stream(entries, f"streams.{name}") for name, entries in config["streams"].items()}
+    if not any(stream.positions is not None for stream in streams.values()):
+        raise ConfigError("streams needs at least one with tokens, such as config.stream('image', shape=(8, 8, 1))")
+    context = {"model": {"streams": streams}, "optimizer": {"steps": config["train"]["steps"]}}
+    sections = {
+        name: _call(function, config.get(name, {}), name, context.get(name, {})) for name, function in SECTIONS.items()
+    }
+    run = Run(config=config, streams=streams, **sections)
+    _check(run)
+    return run
+
+
+def restore_run(workdir: str, fsdp: int = 1) -> tuple[Run, Any, Mesh]:
+    """(run, averaged parameters, mesh) of a run's newest checkpoint, which knows its own config.
+
+    The mesh is of all devices here; `fsdp` of them share each copy of the parameters.
+    """
+    manager = open_manager(workdir)
+    run, mesh = build(read_meta(manager)["config"]), make_mesh(fsdp=fsdp)
+    abstract = jit_mode(mesh).abstract(run.model.init)
+    return run, restore_ema(manager, abstract), mesh
+
+
+def _stream(entries: dict, path: str) -> Stream:
+    entries = dict(entries)
+    kind = entries.pop("kind", None)
+    return _call(_choose(STREAMS, kind, f"{path}.kind"), entries, path, {})
+
+
+def _check(run: Run):
+    _choose(AUGMENTATIONS, run.data.augment, "data.augment")
+    _choose(MODES, run.parallel.mode, "parallel.mode")
+    _choose(SOLVERS, run.sample.solver, "sample.solver")
+    positive = {
+        "data.batch_size": run.data.batch_size,
+        "train.steps": run.train.steps,
+        "train.accumulation": run.train.accumulation,
+        "train.log_every": run.train.log_every,
+        "checkpoint.every": run.checkpoint.every,
+        "checkpoint.keep": run.checkpoint.keep,
+        "sample.steps": run.sample.steps,
+        "sample.batch": run.sample.batch,
+    }
+    for path, value in positive.items():
+        if value < 1:
+            raise ConfigError(f"{path} = {value} must be at least 1")
+    if run.data.batch_size % run.train.accumulation:
+        raise ConfigError(
+            f"data.batch_size = {run.data.batch_size} is not divisible by train.accumulation = {run.train.accumulation}"
+        )
+
+
+# Calling functions with sections -------------------------------------------------------------------------------------
+
+
+def _parameters(function: Callable) -> dict[str, inspect.Parameter]:
+    return dict(inspect.signature(function, eval_str=True).parameters)
+
+
+def _defaults(function: Callable) -> dict:
+    parameters = _parameters(function).values()
+    return {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty}
+
+
+def _call(function: Callable, section: Mapping, path: str, context: Mapping) -> Any:
+    """function(**section), checked; arguments that come from elsewhere in the run are in `context`."""
+    parameters = _parameters(function)
+    _known(section, parameters.keys() - context.keys(), path)
+    arguments = dict(context)
+    for name, value in section.items():
+        arguments[name] = _typed(value, parameters[name].annotation, f"{path}.{name}")
+    missing = [p.name for p in parameters.values() if p.default is p.empty and p.name not in arguments]
+    if missing:
+        raise ConfigError(f"{path}.{missing[0]} is missing")
+    try:
+        return function(**arguments)
+    except ConfigError as error:
+        raise ConfigError(str(error) if str(error).startswith(path) else f"{path}.{error}") from None
+    except ValueError as error:
+        raise ConfigError(f"{path}: {error}") from None
+
+
+def _known(section: Mapping, allowed, path: str):
+    for key in section:
+        if key not in allowed:
+            raise ConfigError(f"{path}.{key} does not exist; {_nearest(key, allowed)}")
+
+
+def _nearest(name: Any, names) -> str:
+    close = difflib.get_close_matches(str(name), [str(n) for n in names], 1, 0.5)
+    return f"did you mean {close[0]!r}?" if close else f"there are: {', '.join(sorted(names))}"
+
+
+def _choose(table: Mapping, name: Any, path: str) -> Any:
+    if name not in table:
+        raise ConfigError(f"{path} = {name!r} does not exist; {_nearest(name, table)}")
+    return table[name]
+
+
+def _typed(value: Any, wanted: Any, path: str) -> Any:
+    """The value as the wanted type: an int may stand for a float and a list for a tuple, and nothing else changes."""
+    options = typing.get_args(wanted) if isinstance(wanted, types.UnionType) else (wanted,)
+    if float in options and type(value) is int:
+        return float(value)
+    if tuple in options and isinstance(value, list | tuple):
+        return tuple(value)
+    if not any(type(value) is option or (value is None and option is types.NoneType) for option in options):
+        names = " or ".join(getattr(option, "__name__", str(option)) for option in options)
+        raise ConfigError(f"{path} = {value!r} is a {type(value).__name__}, and has to be {names}")
+    return value
+
+
+def _levels(text: str) -> Quantile:
+    """'logit_normal(mean=0.8, std=0.8)' -> the quantile function of that name, called so."""
+    try:
+        call = ast.parse(text, mode="eval").body
+        assert isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and not call.args
+        arguments = {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in call.keywords}
+    except (SyntaxError, AssertionError, ValueError):
+        raise ConfigError(f"levels = {text!r} should look like 'logit_normal(mean=0.8, std=0.8)'") from None
+    return _call(_choose(LEVELS, call.func.id, "levels"), arguments, "levels", {})

@@ -1,0 +1,159 @@
+"""Where examples come from: a name in a config -> a random-access source of {"image", "label"}."""
+
+import difflib
+import functools
+import importlib
+import io
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+from PIL import Image
+
+from dit_jax.data.folder import Folder, fit
+
+if TYPE_CHECKING:  # importing TFDS takes a second, so it waits until a data set needs it
+    from tensorflow_datasets.core import DatasetBuilder
+
+DATA_DIR = "~/.cache/dit_jax/data"
+MEMORY_LIMIT = 256 * 2**20  # bytes; Fashion-MNIST's train split takes 188 MB
+
+# Data sets that `python -m dit_jax.prepare` can build: the module that has the builder's prepare(data_dir).
+BUILDERS = {"digits": "dit_jax.data.digits", "fashion_mnist": "dit_jax.data.fashion_mnist"}
+
+Shape = tuple[int, int, int]
+
+
+class Source(Protocol):
+    """Examples by index: image float32 [height, width, channels] in [-1, 1], label int32 []."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> dict[str, np.ndarray]: ...
+
+
+def load(name: str, split: str, data_dir: str | os.PathLike, shape: Shape, classes: int) -> Source:
+    """Open a data set for a model of images of `shape` (height, width, channels) and labels in range(`classes`).
+
+    name: digits, which prepare themselves; fashion_mnist, or any data set with an image and a label that TFDS has
+    prepared in data_dir; synthetic, standard normal latents; or a folder with one subfolder of images a class, written
+    as a path that begins with /, . or ~, in which {split} stands for the split if it has a folder for each. Images of
+    varying size are fitted to the shape. What takes at most MEMORY_LIMIT bytes is decoded once and kept.
+
+    Raises FileNotFoundError for what is not there, ValueError for a wrong shape, number of classes or split.
+    """
+    source: Source
+    if name == "synthetic":
+        source = Synthetic(shape, classes)
+    elif name.startswith(("/", ".", "~")):
+        source = folder = Folder(name.replace("{split}", split), shape)
+        check(name, (None, None, shape[-1]), len(folder.classes), shape, classes)
+    else:
+        builder = find(name, data_dir)
+        if builder is None and name == "digits":
+            builder = prepare(name, data_dir)
+        if builder is None:
+            raise missing(name, data_dir)
+        features = builder.info.features
+        if not {"image", "label"} <= set(features):
+            raise ValueError(f"{name} has the features {', '.join(features)}; an image and a label are needed")
+        check(name, features["image"].shape, features["label"].num_classes, shape, classes)
+        source = Prepared(builder, split, shape)
+    size = len(source) * int(np.prod(shape)) * np.dtype(np.float32).itemsize
+    return Remembered(source) if size <= MEMORY_LIMIT else source
+
+
+def prepare(name: str, data_dir: str | os.PathLike) -> "DatasetBuilder":
+    """Build a data set under data_dir, if it is not there yet. Raises ValueError for a name that is not in BUILDERS."""
+    if name not in BUILDERS:
+        raise ValueError(f"nothing here prepares {name!r}; {nearest(name, BUILDERS)}")
+    try:
+        importlib.import_module(BUILDERS[name]).prepare(Path(data_dir).expanduser())
+    except OSError:
+        if find(name, data_dir) is None:  # otherwise another process, started at the same time, was faster
+            raise
+    return find(name, data_dir)
+
+
+def find(name: str, data_dir: str | os.PathLike) -> "DatasetBuilder | None":
+    """The data set if it is prepared in data_dir."""
+    import tensorflow_datasets as tfds
+
+    try:
+        builder = tfds.builder(name, data_dir=Path(data_dir).expanduser())
+    except ValueError:  # TFDS knows neither data nor code of this name
+        return None
+    return builder if builder.is_prepared() else None
+
+
+def missing(name: str, data_dir: str | os.PathLike) -> FileNotFoundError:
+    hint = "" if name in BUILDERS else f"; {nearest(name, [*BUILDERS, 'synthetic'])}"
+    return FileNotFoundError(
+        f"the data set {name!r} is not in {data_dir}: prepare it with "
+        f"python -m dit_jax.prepare {name} --data_dir={data_dir}{hint}"
+    )
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {close[0]!r}?" if close else f"known are {', '.join(known)}"
+
+
+def check(name: str, found_shape: tuple, found_classes: int, shape: Shape, classes: int) -> None:
+    """Compare a data set with the config; None in its shape is any size."""
+    if len(found_shape) != len(shape) or any(f not in (None, s) for f, s in zip(found_shape, shape, strict=True)):
+        raise ValueError(f"{name} has images of shape {found_shape}, but streams.image.shape is {shape}")
+    if found_classes != classes:
+        raise ValueError(f"{name} has {found_classes} classes, but streams.label.classes is {classes}")
+
+
+class Prepared:
+    """One split of a data set that TFDS has prepared, images fitted to a shape."""
+
+    def __init__(self, builder: "DatasetBuilder", split: str, shape: Shape):
+        import tensorflow_datasets as tfds
+
+        # PIL decodes, as it does for folders.
+        self.records = builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
+        self.shape = shape
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        record = self.records[index]
+        with Image.open(io.BytesIO(record["image"])) as image:
+            return {"image": fit(image, self.shape), "label": np.int32(record["label"])}
+
+
+class Synthetic:
+    """Standard normal latents and uniform labels, a function of the index alone; as many as ImageNet has to train on."""
+
+    def __init__(self, shape: Shape, classes: int):
+        self.shape, self.classes = shape, classes
+
+    def __len__(self) -> int:
+        return 1_281_167
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        rng = np.random.default_rng(index)
+        return {
+            "image": rng.standard_normal(self.shape, np.float32),
+            "label": rng.integers(self.classes, dtype=np.int32),
+        }
+
+
+class Remembered:
+    """A source that decodes every example once: decoding at each step would take the cores from training."""
+
+    def __init__(self, source: Source):
+        self.source = source
+        self.recall = functools.cache(source.__getitem__)
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        return self.recall(index)

@@ -1,0 +1,93 @@
+"""Checkpoints by Orbax: written in the background, moved into place in one rename, restored onto any mesh.
+
+WORKDIR/checkpoints/STEP holds `params`, `ema` and `opt` as arrays, and `meta`: the step, the position in the data, the
+config and the versions that wrote it. Sampling needs `ema` and `meta` alone.
+"""
+
+import importlib.metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import orbax.checkpoint as ocp
+
+from dit_jax.training.step import State
+
+ITEMS = ("params", "ema", "opt", "meta")
+PACKAGES = ("dit_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that is missing or cannot be read."""
+
+
+def open_manager(workdir: str | Path, keep: int = 1) -> ocp.CheckpointManager:
+    """The checkpoints of a run; those half written by a killed process are removed."""
+    options = ocp.CheckpointManagerOptions(
+        max_to_keep=keep, todelete_subdir="trash", cleanup_tmp_directories=True, enable_async_checkpointing=True
+    )
+    return ocp.CheckpointManager(Path(workdir).resolve() / "checkpoints", item_names=ITEMS, options=options)
+
+
+def save(manager: ocp.CheckpointManager, step: int, state: State, config: dict):
+    """Write `state` after `step` updates; returns once the arrays are copied, and writes while training goes on."""
+    meta = {"step": step, "data_position": step, "config": config, "versions": versions()}
+    manager.save(
+        step,
+        args=ocp.args.Composite(
+            params=ocp.args.StandardSave(state.params),
+            ema=ocp.args.StandardSave(state.ema),
+            opt=ocp.args.StandardSave(state.opt),
+            meta=ocp.args.JsonSave(meta),
+        ),
+    )
+
+
+def restore(manager: ocp.CheckpointManager, abstract: State, config: dict) -> tuple[int, State]:
+    """(position in the data, state) of the newest checkpoint, laid out as `abstract` says.
+
+    Raises CheckpointError if the config asks for another network than the checkpoint holds.
+    """
+    meta = read_meta(manager)
+    for section in ("streams", "model"):
+        if meta["config"][section] != config[section]:
+            raise CheckpointError(
+                f"{manager.directory} holds another network: {section} was {meta['config'][section]} and is now "
+                f"{config[section]}; choose another --workdir, or go back to the old config"
+            )
+    step, meta, arrays = _read(manager, {name: getattr(abstract, name) for name in ("params", "ema", "opt")})
+    place = lambda x: jax.device_put(x, abstract.step.sharding)
+    return meta["data_position"], State(place(jnp.asarray(step, jnp.int32)), **arrays)
+
+
+def restore_ema(manager: ocp.CheckpointManager, abstract: Any) -> Any:
+    """The averaged parameters of the newest checkpoint, laid out as `abstract` says: what samples are drawn with."""
+    return _read(manager, {"ema": abstract})[2]["ema"]
+
+
+def read_meta(manager: ocp.CheckpointManager) -> dict:
+    """What the newest checkpoint says of itself: step, data_position, config, versions."""
+    if manager.latest_step() is None:
+        raise CheckpointError(f"there is no checkpoint in {manager.directory}; train with this --workdir first")
+    return _read(manager, {})[1]
+
+
+def versions() -> dict[str, str]:
+    """What is installed, of the packages that decide what a run computes."""
+    return {name: importlib.metadata.version(name) for name in PACKAGES}
+
+
+def _read(manager: ocp.CheckpointManager, wanted: dict[str, Any]) -> tuple[int, dict, dict[str, Any]]:
+    step = manager.latest_step()
+    try:
+        arguments = {name: ocp.args.StandardRestore(tree) for name, tree in wanted.items()}
+        read = manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore(), **arguments))
+        return step, read["meta"], {name: read[name] for name in wanted}
+    except Exception as error:
+        earlier = [other for other in manager.all_steps() if other != step]
+        advice = f"move it away to go on from step {max(earlier)}" if earlier else "there is no earlier one"
+        raise CheckpointError(
+            f"{manager.directory / str(step)} cannot be read ({type(error).__name__}: {str(error).splitlines()[0]}); "
+            f"nothing was changed; {advice}"
+        ) from error

@@ -1,0 +1,137 @@
+"""The training loop: resume, update, report, save, and stop when asked."""
+
+import contextlib
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dit_jax.data import pipeline, sources
+from dit_jax.evaluation.draw import draw, gather
+from dit_jax.evaluation.sheet import sheet
+from dit_jax.parallel.mesh import make_mesh
+from dit_jax.parallel.modes import MODES, Mode
+from dit_jax.run import Run
+from dit_jax.training import checkpoint
+from dit_jax.training.flops import PEAK, matmul_flops
+from dit_jax.training.metrics import Meter, Writer, progress
+from dit_jax.training.step import make_init, make_step
+
+
+def train(run: Run, workdir: Path):
+    """Train a run in its directory, from its newest checkpoint if there is one, to run.train.steps updates.
+
+    SIGTERM and Ctrl-C save and return; a second one leaves at once. Mistakes are ValueErrors or FileNotFoundErrors, raised
+    before anything compiles.
+    """
+    mesh, mode = placement(run)
+    source = sources.load(
+        run.data.name, "train", run.data.dir, run.streams["image"].shape, run.streams["label"].process.vocabulary
+    )
+    examples = pipeline.examples(source, run.train.seed, run.data.augment)
+    rows = _rows(run)
+
+    init_key, root = jax.random.split(jax.random.key(run.train.seed))
+    init = make_init(run.model, run.optimizer)
+    step = mode.compile(
+        make_step(
+            run.model.apply,
+            run.streams,
+            run.optimizer,
+            root=root,
+            batch_size=run.data.batch_size,
+            ema=run.train.ema,
+            accumulation=run.train.accumulation,
+            axis=mode.axis,
+        )
+    )
+    workdir.mkdir(parents=True, exist_ok=True)
+    manager = checkpoint.open_manager(workdir, run.checkpoint.keep)
+    if manager.latest_step() is None:
+        done, state = 0, mode.create(init, init_key)
+    else:
+        done, state = checkpoint.restore(manager, mode.abstract(init), run.config)
+        print(f"resuming from step {done} of {workdir}")
+    state = mode.adopt(state)
+
+    writer, meter = Writer(workdir), Meter(run.data.batch_size, _flops(run), _peak(mesh))
+    batches = pipeline.batches(examples, done, run.data.batch_size, rows, run.data.threads)
+    placed_rows = mode.put({"rows": np.arange(run.data.batch_size)[rows]})["rows"]
+    with interruptible() as asked, progress(run.train.steps, done, "training") as show:
+        while done < run.train.steps and not asked:
+            state, metrics = step(state, mode.put(next(batches)), placed_rows)
+            meter.add(metrics)
+            done += 1
+            show(done)
+            if done % run.train.log_every == 0 or done == run.train.steps:
+                values = meter.means()
+                writer.scalars(done, values)
+                show(done, loss=values["loss"], **{"img/s": values["examples_per_second"]})
+            if done % run.checkpoint.every == 0 and done < run.train.steps:
+                checkpoint.save(manager, done, mode.plain(state), run.config)
+            if run.sample.every and done % run.sample.every == 0:
+                picture = sheet(run.streams, gather(draw(run, mode.plain(state).ema, mesh, run.sample)))
+                writer.picture(done, "samples", picture)
+        if manager.latest_step() != done:
+            checkpoint.save(manager, done, mode.plain(state), run.config)
+        manager.wait_until_finished()
+    writer.close()
+    print(f"{'stopped' if asked else 'finished'} at step {done}; checkpoint in {workdir / 'checkpoints' / str(done)}")
+
+
+def placement(run: Run) -> tuple[jax.sharding.Mesh, Mode]:
+    """The mesh of a run and its mode, on the devices there are."""
+    parallel = run.parallel
+    mesh = make_mesh(parallel.data, parallel.fsdp, parallel.context, parallel.tensor)
+    mode = MODES[parallel.mode](mesh)
+    parts = mode.parts * run.train.accumulation
+    if run.data.batch_size % parts:
+        raise ValueError(
+            f"data.batch_size = {run.data.batch_size} is not divisible by {parts}: "
+            f"{mode.parts} devices x train.accumulation = {run.train.accumulation}"
+        )
+    return mesh, mode
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[list[int]]:
+    """Collect SIGTERM and SIGINT in the list that is yielded; the second one ends the process."""
+    asked: list[int] = []
+
+    def handle(number, frame):
+        if asked:
+            os._exit(128 + number)
+        asked.append(number)
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _rows(run: Run) -> slice:
+    """The rows of a global batch that this process loads."""
+    share = run.data.batch_size // jax.process_count()
+    return slice(jax.process_index() * share, (jax.process_index() + 1) * share)
+
+
+def _flops(run: Run) -> int:
+    """Of the matrix products of an update; three forward passes' worth, by the convention of MFU."""
+    n = run.data.batch_size
+    shapes = {
+        name: jax.ShapeDtypeStruct((n, *stream.shape), stream.process.dtype) for name, stream in run.streams.items()
+    }
+    levels = {name: jax.ShapeDtypeStruct((n,), jnp.float32) for name in shapes}
+    return 3 * matmul_flops(run.model.apply, jax.eval_shape(run.model.init, jax.random.key(0)), shapes, levels)
+
+
+def _peak(mesh: jax.sharding.Mesh) -> float | None:
+    """Operations a second that the whole mesh could do, where the data sheet is known."""
+    peak = PEAK.get(mesh.devices.flat[0].device_kind)
+    return peak and peak * mesh.size

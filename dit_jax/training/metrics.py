@@ -1,0 +1,94 @@
+"""What a run says about itself: metrics.jsonl, TensorBoard, and one live line in the terminal."""
+
+import contextlib
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import numpy as np
+from PIL import Image
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from tensorboardX import SummaryWriter
+
+
+class Writer:
+    """Appends scalars to WORKDIR/metrics.jsonl and to TensorBoard event files beside it."""
+
+    def __init__(self, workdir: Path):
+        self._workdir = workdir
+        self._lines = open(workdir / "metrics.jsonl", "a", buffering=1)
+        self._board = SummaryWriter(str(workdir / "tensorboard"), flush_secs=30)
+
+    def scalars(self, step: int, values: dict[str, float]):
+        self._lines.write(
+            json.dumps({"step": step, **{name: round(value, 8) for name, value in values.items()}}) + "\n"
+        )
+        for name, value in values.items():
+            self._board.add_scalar(name, value, step)
+
+    def picture(self, step: int, name: str, image: np.ndarray):
+        """image [height, width, 3] in 0 ... 255: to TensorBoard, and to WORKDIR/NAME_STEP.png."""
+        self._board.add_image(name, image, step, dataformats="HWC")
+        Image.fromarray(image).save(self._workdir / f"{name}_{step:07d}.png")
+
+    def close(self):
+        self._lines.close()
+        self._board.close()
+
+
+class Meter:
+    """Collects the metrics of updates on the device, and fetches them only when asked for their means."""
+
+    def __init__(self, batch_size: int, flops: int, peak: float | None):
+        self._batch_size, self._flops, self._peak = batch_size, flops, peak
+        self._pending: list[dict] = []
+        self._since = time.monotonic()
+
+    def add(self, metrics: dict):
+        self._pending.append(metrics)
+
+    def means(self) -> dict[str, float]:
+        """Means since the last call: losses, rates, and losses by level as `loss/STREAM/t0.3-0.4`."""
+        fetched = jax.device_get(self._pending)
+        seconds, self._since = time.monotonic() - self._since, time.monotonic()
+        self._pending = []
+        rate = len(fetched) / seconds
+        values = {name: float(np.mean([m[name] for m in fetched])) for name in ("loss", "grad_norm")}
+        values |= {"steps_per_second": rate, "examples_per_second": rate * self._batch_size}
+        values["flops_per_second"] = rate * self._flops
+        if self._peak:
+            values["mfu"] = values["flops_per_second"] / self._peak
+        for name in fetched[0]["by_level"]:
+            sums, counts = (np.sum(part, 0) for part in zip(*(m["by_level"][name] for m in fetched), strict=True))
+            for i in np.flatnonzero(counts):
+                low, high = i / len(counts), (i + 1) / len(counts)
+                values[f"loss/{name}/t{low:.1f}-{high:.1f}"] = float(sums[i] / counts[i])
+        return values
+
+
+@contextlib.contextmanager
+def progress(total: int, done: int, unit: str) -> Iterator:
+    """A live bar with time left; yields show(done, **numbers). Without a terminal, one line every so often."""
+    console = Console()
+    columns = (
+        TextColumn("[bold]{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("eta"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[numbers]}"),
+    )
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task(unit, total=total, completed=done, numbers="")
+
+        def show(done: int, **numbers: float):
+            text = "  ".join(f"{name} {value:.4g}" for name, value in numbers.items())
+            bar.update(task, completed=done, **({"numbers": text} if numbers else {}))
+            if numbers and not console.is_terminal:
+                print(f"{unit} {done}/{total}  {text}", flush=True)
+
+        yield show
