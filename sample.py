@@ -1,7 +1,7 @@
-"""Sample: python sample.py --workdir=runs/digits --num=64 --given=label=3 --guidance=1.5 --steps=25 --seed=0 --out=samples
+"""Sample: python sample.py --workdir=runs/digits --num=64 --given=label=3 --guidance=1.5 --out=samples
 
-Writes OUT/samples.png and OUT/samples.npz: the arrays, and the protocol that drew them. What is not said on the command line
-is as the run's `sample` section says.
+Writes OUT/samples.png and OUT/samples.npz: the arrays, and the protocol that drew them. What is not said on the
+command line is as the run's `sample` section says.
 """
 
 import dataclasses
@@ -56,9 +56,8 @@ def main(_):
     picture = sheet(run.streams, sample)
     if picture is not None:
         Image.fromarray(picture).save(out / "samples.png")
-    print(
-        f"{how.num} samples in {seconds:.1f} s, {how.num / seconds:.1f} img/s, compilation included: {out / 'samples.png'}"
-    )
+    rate = f"{how.num} samples in {seconds:.1f} s, {how.num / seconds:.1f} img/s with compilation"
+    print(f"{rate}: {out / ('samples.npz' if picture is None else 'samples.png')}")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """Configs: numbers and names in, objects out. The only file that reads a configuration.
 
 A config file's `get_config()` starts from `default()`, adds its streams and changes what it wants. `build` turns every
-section into an object by calling a function with the section's entries as arguments, so the functions' signatures are the
-schema: unknown keys, missing keys and wrong types are errors that name the key, before anything compiles.
+section into an object by calling a function with the section's entries as arguments, so the functions' signatures are
+the schema: unknown keys, missing keys and wrong types are errors that name the key, before anything compiles.
 """
 
 import ast
@@ -87,7 +87,7 @@ def _image(
 
 
 STREAMS: dict[str, Callable[..., Stream]] = {"image": _image, "label": label}
-SECTIONS = {
+SECTIONS: dict[str, Callable[..., Any]] = {
     "model": _model,
     "data": Data,
     "optimizer": make_optimizer,
@@ -119,14 +119,15 @@ def define_flag(default_file: str):
     return config_flags.DEFINE_config_file("config", default_file, "config file, with an optional :VARIANT")
 
 
-def build(config: Mapping) -> Run:
+def build(config: ml_collections.ConfigDict | dict) -> Run:
     """A ConfigDict, or the dict that a checkpoint holds -> the objects of a run."""
-    config = json.loads(json.dumps(config.to_dict() if hasattr(config, "to_dict") else dict(config)))
+    config = json.loads(config.to_json() if isinstance(config, ml_collections.ConfigDict) else json.dumps(config))
     _known(config, {"streams", *SECTIONS}, "config")
     streams = {name: _stream(entries, f"streams.{name}") for name, entries in config["streams"].items()}
     if not any(stream.positions is not None for stream in streams.values()):
         raise ConfigError("streams needs at least one with tokens, such as config.stream('image', shape=(8, 8, 1))")
-    context = {"model": {"streams": streams}, "optimizer": {"steps": config["train"]["steps"]}}
+    train = _call(Train, config.get("train", {}), "train", {})
+    context = {"model": {"streams": streams}, "optimizer": {"steps": train.steps}}
     sections = {
         name: _call(function, config.get(name, {}), name, context.get(name, {})) for name, function in SECTIONS.items()
     }

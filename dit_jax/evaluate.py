@@ -1,8 +1,8 @@
 """Score a run: python -m dit_jax.evaluate --workdir=runs/digits
 
 Draws class-balanced samples and compares them with held-out real data: how often an independent classifier, trained on
-held-out images only, sees the label that was asked for, and the Frechet distance in raw pixels. The same two scores of the
-real training images stand beside them. Writes WORKDIR/evaluation.json, with the protocol that made each score.
+held-out images only, sees the label that was asked for, and the Frechet distance in raw pixels. The same two scores
+of the real training images stand beside them. Writes WORKDIR/evaluation.json, with the protocol that made each score.
 """
 
 import dataclasses

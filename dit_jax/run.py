@@ -53,7 +53,8 @@ class Parallel:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sample:
-    """How samples are drawn: by `sample.py` unless it is told otherwise, and in training every `every` updates (0: never).
+    """How samples are drawn: by `sample.py` unless it is told otherwise, and in training every `every` updates (0:
+    never).
 
     given: what is given, as on the shell: ("label=all",). interval: the levels at which guidance acts.
     """

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
-from sklearn.datasets import load_digits
 
 
 class Digits(tfds.core.GeneratorBasedBuilder):
@@ -36,6 +35,8 @@ class Digits(tfds.core.GeneratorBasedBuilder):
         return {"train": self._generate_examples(start=0), "test": self._generate_examples(start=1)}
 
     def _generate_examples(self, start: int) -> Iterator[tuple[int, dict]]:
+        from sklearn.datasets import load_digits  # a second, once the digits are on disk to no purpose
+
         digits = load_digits()
         # 17 grey levels, 0 ... 16, stretched over a byte: 16 v / 255 rounds back to each of them.
         pixels = np.rint(digits.images * (255 / 16)).astype(np.uint8)

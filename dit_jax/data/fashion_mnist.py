@@ -12,6 +12,7 @@ from pathlib import Path
 from unittest import mock
 
 import numpy as np
+import requests
 import tensorflow_datasets as tfds
 from etils import epath
 from PIL import Image
@@ -37,7 +38,7 @@ def prepare(data_dir: str | os.PathLike) -> None:
         try:
             # What is not in manual_dir is downloaded.
             builder.download_and_prepare(download_dir=folder, download_config=config)
-        except (OSError, tfds.download.DownloadError) as error:
+        except (requests.RequestException, tfds.download.DownloadError) as error:
             raise FileNotFoundError(
                 f"fashion_mnist: found neither {DEBIAN} (on Debian and Ubuntu: apt install dataset-fashion-mnist) "
                 f"nor a network to download it from: {error}"

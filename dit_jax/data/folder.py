@@ -48,7 +48,7 @@ def images_in(folder: Path) -> list[Path]:
 
 
 def fit(image: Image.Image, shape: tuple[int, int, int]) -> np.ndarray:
-    """An image of any size -> float32 [height, width, channels] in [-1, 1], centre-cropped; 1 channel is grey, 3 are RGB.
+    """Any image -> float32 [height, width, channels] in [-1, 1], centre-cropped; 1 channel is grey, 3 are RGB.
 
     As ADM prepared ImageNet: halve with a box filter while twice too large, then bicubic until the image just covers
     the shape, then crop. An image that has the right size already is left as it is.

@@ -1,5 +1,6 @@
 """Where examples come from: a name in a config -> a random-access source of {"image", "label"}."""
 
+import contextlib
 import difflib
 import functools
 import importlib
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from PIL import Image
 
-from dit_jax.data.folder import Folder, fit
+from dit_jax.data.folder import MODES, Folder, fit
 
 if TYPE_CHECKING:  # importing TFDS takes a second, so it waits until a data set needs it
     from tensorflow_datasets.core import DatasetBuilder
@@ -51,11 +52,7 @@ def load(name: str, split: str, data_dir: str | os.PathLike, shape: Shape, class
         source = folder = Folder(name.replace("{split}", split), shape)
         check(name, (None, None, shape[-1]), len(folder.classes), shape, classes)
     else:
-        builder = find(name, data_dir)
-        if builder is None and name == "digits":
-            builder = prepare(name, data_dir)
-        if builder is None:
-            raise missing(name, data_dir)
+        builder = prepare(name, data_dir) if name == "digits" else find(name, data_dir)
         features = builder.info.features
         if not {"image", "label"} <= set(features):
             raise ValueError(f"{name} has the features {', '.join(features)}; an image and a label are needed")
@@ -69,31 +66,23 @@ def prepare(name: str, data_dir: str | os.PathLike) -> "DatasetBuilder":
     """Build a data set under data_dir, if it is not there yet. Raises ValueError for a name that is not in BUILDERS."""
     if name not in BUILDERS:
         raise ValueError(f"nothing here prepares {name!r}; {nearest(name, BUILDERS)}")
-    try:
+    with contextlib.suppress(FileExistsError):  # another process, started at the same time, was faster
         importlib.import_module(BUILDERS[name]).prepare(Path(data_dir).expanduser())
-    except OSError:
-        if find(name, data_dir) is None:  # otherwise another process, started at the same time, was faster
-            raise
     return find(name, data_dir)
 
 
-def find(name: str, data_dir: str | os.PathLike) -> "DatasetBuilder | None":
-    """The data set if it is prepared in data_dir."""
+def find(name: str, data_dir: str | os.PathLike) -> "DatasetBuilder":
+    """The data set that TFDS has prepared in data_dir. Raises FileNotFoundError if there is none."""
     import tensorflow_datasets as tfds
 
-    try:
+    # A ValueError says that TFDS knows neither data nor code of this name.
+    with contextlib.suppress(ValueError):
         builder = tfds.builder(name, data_dir=Path(data_dir).expanduser())
-    except ValueError:  # TFDS knows neither data nor code of this name
-        return None
-    return builder if builder.is_prepared() else None
-
-
-def missing(name: str, data_dir: str | os.PathLike) -> FileNotFoundError:
+        if builder.is_prepared():
+            return builder
+    command = f"python -m dit_jax.prepare {name} --data_dir={data_dir}"
     hint = "" if name in BUILDERS else f"; {nearest(name, [*BUILDERS, 'synthetic'])}"
-    return FileNotFoundError(
-        f"the data set {name!r} is not in {data_dir}: prepare it with "
-        f"python -m dit_jax.prepare {name} --data_dir={data_dir}{hint}"
-    )
+    raise FileNotFoundError(f"the data set {name!r} is not in {data_dir}: prepare it with {command}{hint}")
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -103,8 +92,10 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 def check(name: str, found_shape: tuple, found_classes: int, shape: Shape, classes: int) -> None:
     """Compare a data set with the config; None in its shape is any size."""
-    if len(found_shape) != len(shape) or any(f not in (None, s) for f, s in zip(found_shape, shape, strict=True)):
+    if len(shape) != 3 or any(found not in (None, size) for found, size in zip(found_shape, shape, strict=True)):
         raise ValueError(f"{name} has images of shape {found_shape}, but streams.image.shape is {shape}")
+    if shape[-1] not in MODES:
+        raise ValueError(f"images have 1 channel (grey) or 3 (RGB), but streams.image.shape is {shape}")
     if found_classes != classes:
         raise ValueError(f"{name} has {found_classes} classes, but streams.label.classes is {classes}")
 
@@ -129,7 +120,7 @@ class Prepared:
 
 
 class Synthetic:
-    """Standard normal latents and uniform labels, a function of the index alone; as many as ImageNet has to train on."""
+    """Standard normal latents and uniform labels, functions of the index; as many as ImageNet has to train on."""
 
     def __init__(self, shape: Shape, classes: int):
         self.shape, self.classes = shape, classes

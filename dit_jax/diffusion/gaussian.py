@@ -12,8 +12,9 @@ z is a line too, so (z, prediction) determine (x, noise) by one 2 x 2 solve, who
 
     det = alpha q - sigma p.
 
-A prediction error e moves the solution along (sigma, -alpha) only, since z is known. Hence the same error, seen in another
-prediction, is e' = e det' / det: every loss of one prediction in the space of another is a weight, not a conversion.
+A prediction error e moves the solution along (sigma, -alpha) only, since z is known. Hence the same error, seen in
+another prediction, is e' = e det' / det: every loss of one prediction in the space of another is a weight, not a
+conversion.
 """
 
 import dataclasses
@@ -56,9 +57,9 @@ PREDICTIONS: dict[str, Line] = {"x": x, "noise": noise, "v": v, "velocity": velo
 class Gaussian:
     """How a real-valued stream is noised, and what is learnt about it.
 
-    schedule: t -> (alpha, sigma). prediction: what the network returns. loss_in: the prediction in whose space the squared
-    error is taken. clamp: that error counts at most 1/clamp times the network's own (x-prediction with velocity loss
-    divides by max(t, 0.05), as in JiT, arXiv 2511.13720).
+    schedule: t -> (alpha, sigma). prediction: what the network returns. loss_in: the prediction in whose space the
+    squared error is taken. clamp: that error counts at most 1/clamp times the network's own (x-prediction with
+    velocity loss divides by max(t, 0.05), as in JiT, arXiv 2511.13720).
     """
 
     schedule: Schedule = rectified

@@ -16,8 +16,8 @@ Guidance = Callable[[Predict, Sample], Predict]
 def classifier_free(scale: float, interval: tuple[float, float] = (0.0, 1.0)) -> Guidance:
     """strong + (scale - 1) (strong - weak), where weak does not see the given streams (Ho & Salimans 2022).
 
-    Outside the interval of levels, ends included, a stream is left as it is (Kynkaanniemi et al. 2024). Every prediction
-    is affine in the others at a fixed z and t, so it does not matter which one the network makes.
+    Outside the interval of levels, ends included, a stream is left as it is (Kynkaanniemi et al. 2024). Every
+    prediction is affine in the others at a fixed z and t, so it does not matter which one the network makes.
 
     -> (predict, {name of a given stream: what it holds when absent}) -> predict.
     """

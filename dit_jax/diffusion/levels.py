@@ -42,7 +42,7 @@ def dropout(*, rate: float = 0.1) -> Quantile:
     return lambda u: (u >= 1 - rate).astype(jnp.float32)
 
 
-LEVELS = {"uniform": uniform, "logit_normal": logit_normal, "dropout": dropout}
+LEVELS: dict[str, Callable[..., Quantile]] = {"uniform": uniform, "logit_normal": logit_normal, "dropout": dropout}
 
 
 def stratified(key: Array, n: int) -> Array:

@@ -27,8 +27,8 @@ def sample(
 ) -> Sample:
     """Draw samples 0 ... num - 1 of a key: {name: [num, *shape]}.
 
-    given: {name: [num, *shape]} clean values of some streams. Streams that can be drawn are drawn together, and any other
-    is marginalised out.
+    given: {name: [num, *shape]} clean values of some streams. Streams that can be drawn are drawn together, and any
+    other is marginalised out.
     """
     schedule = levels.schedule(streams, given or {}, steps, shift)
     return walk(predict, streams, example_keys(key, jnp.arange(num)), given or {}, schedule, solver, guidance)

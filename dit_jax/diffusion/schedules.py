@@ -1,7 +1,8 @@
 """Noise schedules: t -> (alpha, sigma) of z = alpha x + sigma noise, with t = 0 data and t = 1 pure noise.
 
-A schedule is a function of t, of any shape; derivatives come from `jax.jvp`, so none is written down. Both ends are exact
-in floating point, alpha(1) = 0 and sigma(0) = 0: a stream at t = 1 holds no trace of its clean value, not even a rounding.
+A schedule is a function of t, of any shape; derivatives come from `jax.jvp`, so none is written down. Both ends are
+exact in floating point, alpha(1) = 0 and sigma(0) = 0: a stream at t = 1 holds no trace of its clean value, not even
+a rounding.
 """
 
 from collections.abc import Callable

@@ -82,7 +82,7 @@ def exponential(order: int = 1, eta: float = 0.0) -> Solver:
 
 
 def heun() -> Solver:
-    """The trapezoidal rule on dz/dt, two evaluations a step; the step to t = 0 is Euler's (Karras et al. 2022, alg. 1)."""
+    """The trapezoidal rule on dz/dt, two evaluations a step; the last one is Euler's (Karras et al. 2022, alg. 1)."""
 
     def init(x: Sample, t: Sample):
         return {}

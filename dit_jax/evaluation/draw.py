@@ -19,8 +19,8 @@ from dit_jax.streams.given import read_given
 def draw(run: Run, params: Any, mesh: Mesh, how: Sample) -> Iterator[dict[str, np.ndarray]]:
     """Yield samples 0 ... how.num - 1 of a seed, in order, in batches {name: [at most how.batch, *shape]}.
 
-    Sample i depends on neither the number of samples, nor the batch, nor the mesh. The batch is rounded up to a multiple of
-    the mesh, and the last one filled up, so that there is one program to compile.
+    Sample i depends on neither the number of samples, nor the batch, nor the mesh. The batch is rounded up to a
+    multiple of the mesh, and the last one filled up, so that there is one program to compile.
     """
     parts = batch_devices(mesh)
     batch = -(-min(how.batch, how.num) // parts) * parts
@@ -43,5 +43,5 @@ def draw(run: Run, params: Any, mesh: Mesh, how: Sample) -> Iterator[dict[str, n
 
 def gather(batches: Iterator[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     """All batches as one."""
-    batches = list(batches)
-    return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
+    every = list(batches)
+    return {name: np.concatenate([batch[name] for batch in every]) for name in every[0]}

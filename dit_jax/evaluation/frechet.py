@@ -4,14 +4,19 @@ import numpy as np
 
 
 def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
-    """|mean a - mean b|^2 + tr(A + B - 2 (A B)^{1/2}), for a [n, d] and b [m, d] with covariances A and B; float64.
+    """|mean a - mean b|^2 + tr(A + B - 2 (A B)^{1/2}), for a [n, d] and b [m, d] with covariances A and B; in float64.
 
-    tr (A B)^{1/2} is that of (A^{1/2} B A^{1/2})^{1/2}, a symmetric matrix: eigenvalues, and no iteration to fail.
+    With A = R^T R and B = S^T S, the last trace is the sum of the singular values of R S^T. R and S come from the data by
+    a QR decomposition, so that no square root of a matrix is taken, and none can fail.
     """
-    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
-    gap = a.mean(0) - b.mean(0)
-    cov_a, cov_b = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
-    values, vectors = np.linalg.eigh(cov_a)
-    root = (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
-    cross = np.sqrt(np.maximum(np.linalg.eigvalsh(root @ cov_b @ root), 0)).sum()
-    return float(gap @ gap + np.trace(cov_a) + np.trace(cov_b) - 2 * cross)
+    mean_a, root_a = _gaussian(a)
+    mean_b, root_b = _gaussian(b)
+    cross = np.linalg.svd(root_a @ root_b.T, compute_uv=False).sum()
+    return float(np.sum((mean_a - mean_b) ** 2) + np.sum(root_a**2) + np.sum(root_b**2) - 2 * cross)
+
+
+def _gaussian(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean [d], and a matrix R with covariance R^T R."""
+    x = np.asarray(x, np.float64)
+    mean = x.mean(0)
+    return mean, np.linalg.qr((x - mean) / np.sqrt(len(x) - 1), mode="r")

@@ -7,7 +7,7 @@ from sklearn.svm import SVC
 
 
 def train_judge(images: np.ndarray, labels: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-    """images [n, ...] and labels [n] -> a function from images [k, ...] to labels [k]: an RBF support vector machine."""
+    """images [n, ...] and labels [n] -> images [k, ...] -> labels [k]: a support vector machine."""
     machine = SVC(C=10.0).fit(_flat(images), labels)
     return lambda images: machine.predict(_flat(images))
 

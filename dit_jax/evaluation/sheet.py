@@ -9,8 +9,8 @@ from dit_jax.diffusion.stream import Streams
 def sheet(streams: Streams, sample: dict[str, np.ndarray], columns: int = 0, size: int = 48) -> np.ndarray | None:
     """A sample {name: [k, *shape]} -> an RGB picture [height, width, 3] in 0 ... 255, or None if nothing can be seen.
 
-    One tile an example, pictures side by side and words above them. Small pictures are enlarged by a whole factor to about
-    `size`, so that their pixels stay what they are.
+    One tile an example, pictures side by side and words above them. Small pictures are enlarged by a whole factor to
+    about `size`, so that their pixels stay what they are.
     """
     shown = [stream.show(sample[name]) for name, stream in streams.items() if stream.show is not None]
     pictures = [_enlarged(part, size) for part in shown if isinstance(part, np.ndarray)]

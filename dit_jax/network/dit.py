@@ -1,12 +1,12 @@
 """The denoiser: one transformer over the tokens of all streams.
 
 Two blocks share this file. PUBLISHED is DiT as published (Peebles & Xie 2023): layer norm, GELU, sin-cos positions, one
-modulation network a block. MODERN is what has replaced each of these since: RMS norm, SwiGLU, rotary positions, normalised
-queries and keys, one modulation network for all blocks with a learned offset in each, no biases. A block is five words; any
-of them can be exchanged with `dataclasses.replace`.
+modulation network a block. MODERN is what has replaced each of these since: RMS norm, SwiGLU, rotary positions,
+normalised queries and keys, one modulation network for all blocks with a learned offset in each, no biases. A block
+is five words; any of them can be exchanged with `dataclasses.replace`.
 
-Tokens that share a noise level form a group: a stream, or a frame of one. Modulation is computed once a group and gathered
-to tokens; with one group it is exactly DiT's, at DiT's cost.
+Tokens that share a noise level form a group: a stream, or a frame of one. Modulation is computed once a group and
+gathered to tokens; with one group it is exactly DiT's, at DiT's cost.
 """
 
 import dataclasses
@@ -130,7 +130,7 @@ class DiTBlock(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, x: Array, condition: Array, group: Array, turn) -> tuple[Array, None]:
+    def __call__(self, x: Array, condition: Array, group: np.ndarray, turn) -> tuple[Array, None]:
         """x [B, n, D]; condition [B, G, D], or [B, G, 6 D] where modulation is shared; group [n] of each token."""
         width = x.shape[-1]
         if self.block.modulation == "shared":
@@ -147,7 +147,7 @@ class DiTBlock(nn.Module):
         return x, None
 
 
-def to_tokens(condition: Array, group: Array) -> Array:
+def to_tokens(condition: Array, group: np.ndarray) -> Array:
     """[B, G, D] -> [B, n, D], or [B, 1, D] where there is one group: broadcasting is cheaper than gathering."""
     return condition if condition.shape[1] == 1 else condition[:, group]
 
@@ -155,8 +155,8 @@ def to_tokens(condition: Array, group: Array) -> Array:
 class DiT(nn.Module):
     """predict(x, t): what every stream with a head should become clean by.
 
-    x: {name: [B, *shape]}, t: {name: [B] or [B, G]} -> {name: prediction}. Parameters and the residual path are float32;
-    `dtype` is that of matrix products.
+    x: {name: [B, *shape]}, t: {name: [B] or [B, G]} -> {name: prediction}. Parameters and the residual path are
+    float32; `dtype` is that of matrix products.
     """
 
     streams: Streams
@@ -170,7 +170,7 @@ class DiT(nn.Module):
     unroll: int = 1
 
     @nn.nowrap
-    def init(self, key: Array) -> Any:
+    def init(self, key: Array) -> Any:  # type: ignore[override]
         """Parameters, as a plain dict of float32 arrays."""
         x = {name: jnp.zeros((1, *stream.shape), stream.process.dtype) for name, stream in self.streams.items()}
         return super().init(key, x, {name: jnp.ones(1) for name in x})
@@ -210,7 +210,7 @@ class DiT(nn.Module):
             return tokens, (jnp.asarray(cos), jnp.asarray(sin))
         return tokens + sincos(position, self.width), None
 
-    def _blocks(self, tokens: Array, condition: Array, group: Array, turn) -> Array:
+    def _blocks(self, tokens: Array, condition: Array, group: np.ndarray, turn) -> Array:
         """`depth` blocks as one scan over stacked parameters: compile time does not grow with depth."""
         if self.block.modulation == "shared":
             shared = nn.Dense(6 * self.width, kernel_init=zeros, dtype=self.dtype, name="modulation")

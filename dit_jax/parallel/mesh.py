@@ -12,7 +12,8 @@ AXES = ("data", "fsdp", "context", "tensor")
 BATCH = P(("data", "fsdp"))  # examples are split over both; fsdp splits parameters as well
 
 # The first rule whose pattern is found in a parameter's path names an axis of the mesh for each of its dimensions. The
-# optimizer's and the average's copies have the same paths, so they follow. Blocks are stacked: their first axis is depth.
+# optimizer's and the average's copies have the same paths, so they follow. Blocks are stacked: their first axis is
+# depth.
 RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     (r"blocks/.*(qkv|in|modulation)/kernel", (None, "fsdp", "tensor")),
     (r"blocks/.*out/kernel", (None, "tensor", "fsdp")),
@@ -29,8 +30,9 @@ def make_mesh(data: int = -1, fsdp: int = 1, context: int = 1, tensor: int = 1) 
     sizes = dict(zip(AXES, (data, fsdp, context, tensor), strict=True))
     count, free = jax.device_count(), [axis for axis, size in sizes.items() if size == -1]
     asked = ", ".join(f"parallel.{axis} = {size}" for axis, size in sizes.items())
-    if context != 1:
-        raise ValueError(f"parallel.context = {context}: splitting tokens is not built yet; set it to 1")
+    for axis, size in (("context", context), ("tensor", tensor)):
+        if size != 1:
+            raise ValueError(f"parallel.{axis} = {size}: nothing is split along it yet; set it to 1")
     if len(free) > 1 or any(size < 1 and size != -1 for size in sizes.values()):
         raise ValueError(f"{asked}: sizes are at least 1, and at most one is -1")
     fixed = math.prod(size for size in sizes.values() if size != -1)

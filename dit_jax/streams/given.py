@@ -12,9 +12,9 @@ def read_given(streams: Streams, texts: Sequence[str], num: int) -> dict[str, np
     given = {}
     for text in texts:
         name, separator, value = text.partition("=")
-        readable = [name for name, stream in streams.items() if stream.read is not None]
-        if not separator or name not in readable:
-            raise ValueError(f"--given={text} should be STREAM=VALUE, where STREAM is one of: {', '.join(readable)}")
-        values = streams[name].read(value)
+        readers = {name: stream.read for name, stream in streams.items() if stream.read is not None}
+        if not separator or name not in readers:
+            raise ValueError(f"--given={text} should be STREAM=VALUE, where STREAM is one of: {', '.join(readers)}")
+        values = readers[name](value)
         given[name] = values[np.arange(num) % len(values)]
     return given

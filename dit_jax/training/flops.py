@@ -5,7 +5,8 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-# Dense bf16 operations a second of one device, from the vendors' data sheets. Names are those of `jax.Device.device_kind`.
+# Dense bf16 operations a second of one device, from the vendors' data sheets. Names are those of
+# `jax.Device.device_kind`.
 PEAK = {
     "TPU v4": 275e12,
     "TPU v5 lite": 197e12,

@@ -25,8 +25,8 @@ from dit_jax.training.step import make_init, make_step
 def train(run: Run, workdir: Path):
     """Train a run in its directory, from its newest checkpoint if there is one, to run.train.steps updates.
 
-    SIGTERM and Ctrl-C save and return; a second one leaves at once. Mistakes are ValueErrors or FileNotFoundErrors, raised
-    before anything compiles.
+    SIGTERM and Ctrl-C save and return; a second one leaves at once. Mistakes are ValueErrors or FileNotFoundErrors,
+    raised before anything compiles.
     """
     mesh, mode = placement(run)
     source = sources.load(
@@ -74,8 +74,8 @@ def train(run: Run, workdir: Path):
             if done % run.checkpoint.every == 0 and done < run.train.steps:
                 checkpoint.save(manager, done, mode.plain(state), run.config)
             if run.sample.every and done % run.sample.every == 0:
-                picture = sheet(run.streams, gather(draw(run, mode.plain(state).ema, mesh, run.sample)))
-                writer.picture(done, "samples", picture)
+                drawn = gather(draw(run, mode.plain(state).ema, mesh, run.sample))
+                writer.picture(done, "samples", sheet(run.streams, drawn))
         if manager.latest_step() != done:
             checkpoint.save(manager, done, mode.plain(state), run.config)
         manager.wait_until_finished()

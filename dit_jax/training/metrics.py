@@ -19,23 +19,22 @@ class Writer:
 
     def __init__(self, workdir: Path):
         self._workdir = workdir
-        self._lines = open(workdir / "metrics.jsonl", "a", buffering=1)
         self._board = SummaryWriter(str(workdir / "tensorboard"), flush_secs=30)
 
     def scalars(self, step: int, values: dict[str, float]):
-        self._lines.write(
-            json.dumps({"step": step, **{name: round(value, 8) for name, value in values.items()}}) + "\n"
-        )
+        with open(self._workdir / "metrics.jsonl", "a") as lines:
+            lines.write(json.dumps({"step": step, **values}) + "\n")
         for name, value in values.items():
             self._board.add_scalar(name, value, step)
 
-    def picture(self, step: int, name: str, image: np.ndarray):
+    def picture(self, step: int, name: str, image: np.ndarray | None):
         """image [height, width, 3] in 0 ... 255: to TensorBoard, and to WORKDIR/NAME_STEP.png."""
+        if image is None:
+            return
         self._board.add_image(name, image, step, dataformats="HWC")
         Image.fromarray(image).save(self._workdir / f"{name}_{step:07d}.png")
 
     def close(self):
-        self._lines.close()
         self._board.close()
 
 
@@ -86,9 +85,12 @@ def progress(total: int, done: int, unit: str) -> Iterator:
         task = bar.add_task(unit, total=total, completed=done, numbers="")
 
         def show(done: int, **numbers: float):
+            bar.update(task, completed=done)
+            if not numbers:
+                return
             text = "  ".join(f"{name} {value:.4g}" for name, value in numbers.items())
-            bar.update(task, completed=done, **({"numbers": text} if numbers else {}))
-            if numbers and not console.is_terminal:
+            bar.update(task, numbers=text)
+            if not console.is_terminal:
                 print(f"{unit} {done}/{total}  {text}", flush=True)
 
         yield show

@@ -50,9 +50,9 @@ def make_step(
     """step(state, batch, rows) -> (state, metrics).
 
     batch {name: [b, *shape]} holds the rows `rows` [b] of a global batch of `batch_size`. Levels are spread over the
-    global batch and noise belongs to its rows, so it does not matter how the rows are dealt out to devices. All randomness
-    of an update follows from the key `root` and the step. `axis` is the mapped axis under pmap: means over it are explicit
-    there, and implied by the shardings under jit.
+    global batch and noise belongs to its rows, so it does not matter how the rows are dealt out to devices. All
+    randomness of an update follows from the key `root` and the step. `axis` is the mapped axis under pmap: means over
+    it are explicit there, and implied by the shardings under jit.
     """
     across = (lambda x: jax.lax.pmean(x, axis)) if axis else (lambda x: x)
 
@@ -77,7 +77,7 @@ def make_step(
         average = jax.tree.map(lambda old, new: old + (1 - keep) * (new - old), state.ema, params)
         metrics = {
             "loss": loss,
-            "grad_norm": optax.global_norm(grads),
+            "grad_norm": optax.tree.norm(grads),
             "by_level": across({name: _by_level(losses[name], t[name]) for name in losses}),
         }
         return State(state.step + 1, params, average, opt), metrics

@@ -1,0 +1,29 @@
+# make demo: train on real digits, draw a labelled sheet, print scores.   make test: everything that CI checks.
+# Both make .venv on a machine that has Python >= 3.11, and nothing else to begin with.
+PYTHON ?= python3
+BIN = .venv/bin
+
+demo: .venv/installed
+	$(BIN)/python train.py --config=configs/digits.py --workdir=runs/digits
+	$(BIN)/python sample.py --workdir=runs/digits --out=runs/digits/samples
+	$(BIN)/python -m dit_jax.evaluate --workdir=runs/digits
+
+test: .venv/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest
+
+.venv/installed: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --editable .
+	touch $@
+
+.venv/installed-dev: .venv/installed
+	$(BIN)/pip install --quiet --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf .venv runs
+
+.PHONY: demo test clean

@@ -1,0 +1,62 @@
+"""Scores against closed forms, and pictures against their pixels."""
+
+import numpy as np
+import pytest
+
+import dit_jax as dj
+from dit_jax.evaluation.frechet import frechet_distance
+from dit_jax.evaluation.judge import agreement, train_judge
+from dit_jax.evaluation.sheet import sheet
+
+
+def exactly(mean: np.ndarray, root: np.ndarray, n: int) -> np.ndarray:
+    """n points whose sample mean and covariance are exactly `mean` and root root^T."""
+    x = np.random.default_rng(0).normal(size=(n, len(mean)))
+    x -= x.mean(0)
+    white = np.linalg.inv(np.linalg.cholesky(np.cov(x, rowvar=False)))
+    return mean + x @ white.T @ root.T
+
+
+def test_frechet_distance_of_commuting_gaussians():
+    """|mean gap|^2 + sum (std_a - std_b)^2 in any common basis."""
+    turn, _ = np.linalg.qr(np.random.default_rng(1).normal(size=(3, 3)))
+    a, b = np.array([1.0, 2.0, 0.5]), np.array([2.0, 2.0, 1.5])
+    gap = np.array([0.3, 0.0, -1.0])
+    got = frechet_distance(exactly(np.zeros(3), turn * a, 50), exactly(gap, turn * b, 70))
+    assert got == pytest.approx(gap @ gap + ((a - b) ** 2).sum(), abs=1e-9)
+
+
+def test_frechet_distance_of_gaussians_that_do_not_commute():
+    """In two dimensions tr (A B)^{1/2} = sqrt(tr A B + 2 sqrt(det A B))."""
+    rng = np.random.default_rng(2)
+    root_a, root_b = rng.normal(size=(2, 2, 2))
+    a, b = root_a @ root_a.T, root_b @ root_b.T
+    cross = np.sqrt(np.trace(a @ b) + 2 * np.sqrt(np.linalg.det(a @ b)))
+    got = frechet_distance(exactly(np.zeros(2), root_a, 40), exactly(np.zeros(2), root_b, 40))
+    assert got == pytest.approx(np.trace(a) + np.trace(b) - 2 * cross, abs=1e-8)
+
+
+def test_frechet_distance_is_zero_from_itself_even_where_a_pixel_never_changes():
+    x = np.random.default_rng(3).normal(size=(30, 5))
+    x[:, 2] = 0
+    assert frechet_distance(x, x) == pytest.approx(0, abs=1e-9)
+
+
+def test_the_judge_knows_what_it_was_taught_and_nothing_else():
+    rng = np.random.default_rng(4)
+    labels = rng.integers(0, 3, 300)
+    images = rng.normal(size=(300, 4, 4, 1)) * 0.1 + labels[:, None, None, None]
+    judge = train_judge(images[:200], labels[:200])
+    assert agreement(judge, images[200:], labels[200:]) == 1
+    assert agreement(judge, images[200:], (labels[200:] + 1) % 3) == 0
+
+
+def test_a_sheet_shows_every_sample_in_its_place():
+    streams = {"image": dj.streams.image((2, 2, 1), patch=1), "label": dj.streams.label(10)}
+    levels = np.linspace(-1, 1, 5)
+    images = np.broadcast_to(levels[:, None, None, None], (5, 2, 2, 1))
+    page = sheet(streams, {"image": images, "label": np.arange(5)}, columns=3, size=8)
+    assert page.shape == (2 * (8 + 14), 3 * 10, 3)
+    for i, level in enumerate(levels):
+        tile = page[i // 3 * 22 + 13 :, i % 3 * 10 + 1 :][:8, :8]
+        assert (tile == round((level + 1) * 127.5)).all() or abs(int(tile[0, 0, 0]) - (level + 1) * 127.5) <= 0.5

@@ -1,0 +1,104 @@
+"""Noise levels: the distributions training draws from, and the rows a sampler walks."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+from dit_jax.diffusion import levels
+from dit_jax.diffusion.gaussian import Gaussian, noise, velocity
+from dit_jax.diffusion.levels import LEVELS, dropout, logit_normal, shifted, stratified, uniform
+from dit_jax.diffusion.masked import Masked
+from dit_jax.diffusion.stream import Stream
+
+pytestmark = pytest.mark.usefixtures("exact")
+
+
+def stream(process, quantile=uniform(), drawn=True):
+    return Stream(shape=(2,), process=process, levels=quantile, embed=None, head=object if drawn else None)
+
+
+def logit(t):
+    return np.log(t) - np.log1p(-t)
+
+
+@pytest.mark.parametrize("shift", [0.3, 1.0, 4.0])
+def test_shift_adds_its_logarithm_to_the_logit(shift):
+    t = np.linspace(0.01, 0.99, 99)
+    np.testing.assert_allclose(logit(shifted(t, shift)), logit(t) + np.log(shift), rtol=1e-12, atol=1e-12)
+    assert shifted(0.0, shift) == 0 and shifted(1.0, shift) == 1
+
+
+@pytest.mark.parametrize("shift", [0.5, 1.0, 3.0])
+def test_quantiles_invert_the_distribution_functions(shift):
+    u = np.linspace(0.001, 0.999, 999)
+    t = np.asarray(uniform(shift=shift)(jnp.asarray(u)))
+    np.testing.assert_allclose(1 / (1 + shift * (1 - t) / t), u, atol=1e-12)
+    t = np.asarray(logit_normal(mean=0.8, std=0.7, shift=shift)(jnp.asarray(u)))
+    np.testing.assert_allclose(stats.norm.cdf(logit(t), 0.8 + np.log(shift), 0.7), u, atol=1e-9)
+
+
+@pytest.mark.parametrize("quantile", [make() for make in LEVELS.values()], ids=LEVELS)
+def test_levels_grow_with_u_and_stay_levels(quantile):
+    t = quantile(jnp.linspace(0, 1, 1001))
+    assert np.all(t >= 0) and np.all(t <= 1) and np.all(np.diff(t) >= 0)
+
+
+def test_stratified_numbers_have_a_cell_each():
+    n = 37
+    for seed in range(5):
+        u = np.asarray(stratified(jax.random.key(seed), n))
+        assert np.all((u > 0) & (u < 1))
+        np.testing.assert_array_equal(np.sort(np.floor(u * n)), np.arange(n))
+
+
+def test_stratified_numbers_are_uniform_in_their_cells_and_in_random_order():
+    u = np.asarray(jax.vmap(lambda key: stratified(key, 16))(jax.random.split(jax.random.key(0), 500)))
+    assert stats.kstest((u * 16 % 1).ravel(), "uniform").pvalue > 1e-3
+    assert all(stats.kstest(column, "uniform").pvalue > 1e-4 for column in u.T)
+
+
+@pytest.mark.parametrize(("rate", "n"), [(0.1, 40), (0.25, 8), (0.0, 16), (1.0, 16)])
+def test_dropout_drops_exactly_its_rate(rate, n):
+    for seed in range(5):
+        t = dropout(rate=rate)(stratified(jax.random.key(seed), n))
+        assert sorted(np.asarray(t)) == [0.0] * round((1 - rate) * n) + [1.0] * round(rate * n)
+
+
+def test_every_stream_draws_levels_of_its_own():
+    streams = {"a": stream(Gaussian()), "b": stream(Gaussian(), logit_normal()), "c": stream(Masked(3), dropout())}
+    drawn = levels.draw(jax.random.key(0), streams, 1000)
+    assert stats.kstest(drawn["a"], "uniform").statistic < 1.5 / 1000
+    assert stats.kstest(logit(np.asarray(drawn["b"])), "norm").statistic < 1.5 / 1000
+    assert np.mean(drawn["c"]) == pytest.approx(0.1)
+    assert abs(stats.spearmanr(drawn["a"], drawn["b"]).statistic) < 0.1
+
+
+def test_a_streams_levels_ignore_other_streams():
+    a, b = stream(Gaussian()), stream(Gaussian())
+    alone = levels.draw(jax.random.key(0), {"a": a}, 8)["a"]
+    np.testing.assert_array_equal(levels.draw(jax.random.key(0), {"b": b, "a": a}, 8)["a"], alone)
+
+
+def test_rows_are_given_absent_or_drawn():
+    streams = {
+        "given": stream(Gaussian()),
+        "absent": stream(Masked(3), drawn=False),
+        "drawn": stream(Gaussian(prediction=velocity)),
+    }
+    rows = levels.schedule(streams, {"given"}, 4)
+    np.testing.assert_array_equal(rows["given"], [0] * 5)
+    np.testing.assert_array_equal(rows["absent"], [1] * 5)
+    np.testing.assert_allclose(rows["drawn"], [1, 0.75, 0.5, 0.25, 0], atol=1e-15)
+
+
+def test_rows_are_shifted_and_end_at_zero():
+    row = levels.schedule({"x": stream(Gaussian())}, {}, 10, shift=3.0)["x"]
+    np.testing.assert_allclose(logit(row[1:-1]) - logit(np.linspace(1, 0, 11)[1:-1]), np.log(3), rtol=1e-12)
+    assert row[0] == 1 and row[-1] == 0
+
+
+def test_a_row_starts_where_the_prediction_says_something():
+    row = levels.schedule({"x": stream(Gaussian(prediction=noise))}, {}, 10)["x"]
+    assert 0.99 < row[0] < 1 and np.all(np.diff(row) < 0)

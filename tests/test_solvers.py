@@ -1,0 +1,233 @@
+"""Solvers against the exact flow and the exact posteriors of Gaussian data."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dit_jax.diffusion.gaussian import PREDICTIONS, Gaussian
+from dit_jax.diffusion.keys import example_keys, fold
+from dit_jax.diffusion.schedules import SCHEDULES, align, log_snr
+from dit_jax.diffusion.solvers import SOLVERS
+
+pytestmark = pytest.mark.usefixtures("exact")
+
+ORDER = {"ddim": 1, "2m": 2, "heun": 2}  # of convergence to the flow
+WEAK = {"ancestral": 1, "sde_2m": 2}  # of convergence in distribution, of solvers that add noise
+MEAN, STD = 1.3, 0.5
+
+every_schedule = pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
+
+
+def walk(solver, processes, predict, x, levels, seed=0):
+    """From levels[0] to levels[-1]: what the sampler does, in float64."""
+    n = len(next(iter(x.values())))
+    keys = example_keys(jax.random.key(seed), jnp.arange(n))
+
+    def step(carry, move):
+        (x, memory), (i, t, s) = carry, move
+        t, s = ({name: jnp.broadcast_to(level, n) for name in x} for level in (t, s))
+        return solver.step(predict, processes, fold(keys, i), x, t, s, memory), None
+
+    levels = jnp.asarray(levels)
+    memory = solver.init(x, {name: jnp.broadcast_to(levels[0], n) for name in x})
+    moves = jnp.arange(len(levels) - 1), levels[:-1], levels[1:]
+    return jax.jit(lambda x: jax.lax.scan(step, (x, memory), moves)[0][0])(x)
+
+
+def belief(process, mean=MEAN, std=STD):
+    """The exact denoiser of data N(mean, std^2), as the process wants it said."""
+
+    def predict(x, t):
+        z, t = x["x"], align(t["x"], x["x"])
+        alpha, sigma = process.schedule(t)
+        surprise = (z - alpha * mean) / (alpha**2 * std**2 + sigma**2)
+        p, q = process.prediction(process.schedule, t)
+        return {"x": p * (mean + alpha * std**2 * surprise) + q * sigma * surprise}
+
+    return predict
+
+
+def flow(schedule, z, t, s):
+    """Where the probability flow takes z from t to s: a quantile stays a quantile."""
+    (alpha_t, sigma_t), (alpha_s, sigma_s) = schedule(jnp.asarray(t)), schedule(jnp.asarray(s))
+    scale = jnp.sqrt((alpha_s**2 * STD**2 + sigma_s**2) / (alpha_t**2 * STD**2 + sigma_t**2))
+    return alpha_s * MEAN + scale * (z - alpha_t * MEAN)
+
+
+def even_in_log_snr(schedule, steps, ends=(-2.0, 3.0)):
+    fine = jnp.linspace(0.001, 0.999, 10001)
+    return np.interp(-np.linspace(*ends, steps + 1), -log_snr(schedule, fine), fine)
+
+
+def measured_order(errors):
+    return np.log2(errors[0] / errors[1])
+
+
+def test_every_solver_has_an_order():
+    assert SOLVERS.keys() == ORDER.keys() | WEAK.keys()
+
+
+@every_schedule
+@pytest.mark.parametrize("name", ORDER)
+def test_order_between_two_levels(name, schedule):
+    process, z = Gaussian(schedule), jnp.linspace(-2, 2, 5)[:, None]
+    errors = []
+    for steps in (40, 80):
+        levels = even_in_log_snr(schedule, steps)
+        found = walk(SOLVERS[name], {"x": process}, belief(process), {"x": z}, levels)["x"]
+        errors.append(np.max(np.abs(found - flow(schedule, z, levels[0], levels[-1]))))
+    assert measured_order(errors) == pytest.approx(ORDER[name], abs=0.15)
+
+
+@every_schedule
+@pytest.mark.parametrize("name", ORDER)
+def test_order_all_the_way_from_noise_to_data(name, schedule):
+    """On steps even in t, those of 2M are large in log-SNR near the data, and leave it log(steps) / steps^2."""
+    process, z = Gaussian(schedule), jnp.linspace(-2, 2, 5)[:, None]
+    errors = [
+        np.max(np.abs(walk(SOLVERS[name], {"x": process}, belief(process), {"x": z}, levels)["x"] - (MEAN + STD * z)))
+        for levels in (np.linspace(1, 0, 257), np.linspace(1, 0, 513))
+    ]
+    assert measured_order(errors) > ORDER[name] - 0.3 and errors[-1] < 0.005
+
+
+@pytest.mark.parametrize("name", ORDER)
+def test_order_holds_where_streams_depend_on_each_other(name):
+    """x and y of unit variance and correlation 0.8: the flow acts on x + y and x - y, of variances 1.8 and 0.2."""
+    process = Gaussian()
+    processes = {"x": process, "y": process}
+    turn = np.array([[1, 1], [1, -1]]) / np.sqrt(2)
+
+    def predict(x, t):
+        alpha, sigma = process.schedule(t["x"][:, None])
+        wiener = [alpha * v / (alpha**2 * v + sigma**2) for v in (1.8, 0.2)]
+        sums = turn @ jnp.stack([x["x"], x["y"]]).reshape(2, -1)
+        clean = turn @ jnp.stack([w.reshape(-1) * row for w, row in zip(wiener, sums, strict=True)])
+        return {"x": clean[0][:, None], "y": clean[1][:, None]}
+
+    start, errors = {"x": jnp.array([[1.0], [0.3]]), "y": jnp.array([[-0.5], [1.2]])}, []
+    for steps in (40, 80):
+        levels = even_in_log_snr(process.schedule, steps)
+        (a, b), (c, d) = process.schedule(levels[0]), process.schedule(levels[-1])
+        scale = np.sqrt([[(c**2 * v + d**2) / (a**2 * v + b**2)] for v in (1.8, 0.2)])
+        wanted = turn @ (scale * (turn @ np.stack([start["x"], start["y"]]).reshape(2, -1)))
+        found = walk(SOLVERS[name], processes, predict, start, levels)
+        errors.append(max(np.max(np.abs(found[k][:, 0] - row)) for k, row in zip("xy", wanted, strict=True)))
+    assert measured_order(errors) == pytest.approx(ORDER[name], abs=0.15)
+
+
+def curved(process):
+    """The exact denoiser of data that is -1 or 1: nothing about it is linear."""
+
+    def predict(x, t):
+        alpha, sigma = process.schedule(align(t["x"], x["x"]))
+        return {"x": jnp.tanh(alpha * x["x"] / sigma**2)}
+
+    return predict
+
+
+def test_ddim_is_eulers_rule_for_rectified_flow():
+    z = wanted = np.linspace(-2, 2, 9)[:, None]
+    levels = np.linspace(1, 0, 31)
+    for t, s in zip(levels[:-1], levels[1:], strict=True):
+        wanted = wanted + (s - t) * (wanted - np.tanh((1 - t) * wanted / t**2)) / t
+    found = walk(SOLVERS["ddim"], {"x": Gaussian()}, curved(Gaussian()), {"x": jnp.asarray(z)}, levels)["x"]
+    np.testing.assert_allclose(found, wanted, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["ddim", "2m"])
+def test_schedules_differ_by_a_scale_only(name):
+    """On the same signal-to-noise ratios, z / alpha takes the same path under every schedule."""
+    snr = np.linspace(-2, 4, 21)
+    levels = {"rectified": 1 / (1 + np.exp(snr)), "cosine": 2 / np.pi * np.arctan(np.exp(-snr))}
+    ends = {}
+    for schedule, row in levels.items():
+        process = Gaussian(SCHEDULES[schedule])
+        alpha = process.schedule(jnp.asarray(row))[0]
+        start = {"x": alpha[0] * jnp.linspace(-9, 9, 9)[:, None]}
+        ends[schedule] = walk(SOLVERS[name], {"x": process}, curved(process), start, row)["x"] / alpha[-1]
+    np.testing.assert_allclose(ends["cosine"], ends["rectified"], atol=1e-9)
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_a_solver_does_not_ask_how_the_network_says_it(name):
+    z, levels = jnp.linspace(-2, 2, 5)[:, None], np.linspace(0.9, 0.0, 12)
+    ends = [
+        walk(SOLVERS[name], {"x": process}, belief(process), {"x": z}, levels)["x"]
+        for process in (Gaussian(prediction=prediction) for prediction in PREDICTIONS.values())
+    ]
+    for end in ends[1:]:
+        np.testing.assert_allclose(end, ends[0], atol=1e-9)
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_levels_of_groups_are_moved_apart(name):
+    """A group at its own level moves as a whole sample at that level would."""
+    process = Gaussian()
+    z, keys = jnp.linspace(-2, 2, 8).reshape(1, 4, 2), example_keys(jax.random.key(0), jnp.arange(1))
+
+    def move(t, s):
+        x, t, s = {"x": z}, {"x": jnp.array(t)}, {"x": jnp.array(s)}
+        return SOLVERS[name].step(belief(process), {"x": process}, keys, x, t, s, SOLVERS[name].init(x, t))[0]["x"]
+
+    both, first, second = move([[0.9, 0.4]], [[0.8, 0.1]]), move([0.9], [0.8]), move([0.4], [0.1])
+    np.testing.assert_allclose(both, jnp.concatenate([first[:, :2], second[:, 2:]], 1), rtol=1e-12)
+
+
+@every_schedule
+@pytest.mark.parametrize(("t", "s"), [(1.0, 0.9), (0.7, 0.4), (0.3, 0.0)])
+def test_an_ancestral_step_draws_from_the_posterior(schedule, t, s):
+    """q(z_s | z_t, x) of DDPM (Ho et al. 2020, eq. 7), written for any schedule."""
+    process, clean, z = Gaussian(schedule), 0.8, 1.5
+    (alpha_t, sigma_t), (alpha_s, sigma_s) = (np.array(schedule(jnp.asarray(level))) for level in (t, s))
+    between = alpha_t / alpha_s
+    added = sigma_t**2 - between**2 * sigma_s**2
+    mean = between * sigma_s**2 / sigma_t**2 * z + alpha_s * added / sigma_t**2 * clean
+    std = np.sqrt(added) * sigma_s / sigma_t
+
+    start = {"x": jnp.full((64, 2000), z)}
+    found = walk(SOLVERS["ancestral"], {"x": process}, lambda x, t: {"x": 0 * x["x"] + clean}, start, [t, s])["x"]
+    assert np.mean(found) == pytest.approx(mean, abs=5 * std / np.sqrt(found.size) + 1e-12)
+    assert np.std(found) == pytest.approx(std, rel=0.01, abs=1e-12)
+
+
+@pytest.mark.parametrize(("steps", "published"), [(25, 0.304000), (50, 0.324082), (100, 0.336000)])
+def test_ancestral_samples_are_too_narrow_by_what_the_recursion_says(steps, published):
+    """The variance of Gaussian data obeys a recursion of posteriors, which falls short of 0.35 where steps are few."""
+    std, variance, levels = 0.35, 1.0, np.linspace(1, 0, steps + 1)
+    for t, s in zip(levels[:-1], levels[1:], strict=True):
+        between = (1 - t) / (1 - s)
+        added = t**2 - between**2 * s**2
+        wiener = (1 - t) * std**2 / ((1 - t) ** 2 * std**2 + t**2)
+        slope = between * s**2 / t**2 + (1 - s) * added / t**2 * wiener
+        variance = slope**2 * variance + added * s**2 / t**2
+    assert np.sqrt(variance) == pytest.approx(published, abs=1e-6)
+
+    process, start = Gaussian(), {"x": jnp.asarray(np.random.default_rng(0).normal(size=(64, 500)))}
+    found = walk(SOLVERS["ancestral"], {"x": process}, belief(process, 0.0, std), start, levels)["x"]
+    assert np.std(found) == pytest.approx(published, rel=5 / np.sqrt(2 * found.size))
+
+
+@every_schedule
+@pytest.mark.parametrize("name", SOLVERS)
+def test_every_solver_samples_the_data(name, schedule):
+    process, steps = Gaussian(schedule), 64
+    start = {"x": jnp.asarray(np.random.default_rng(0).normal(size=(64, 500)))}
+    found = walk(SOLVERS[name], {"x": process}, belief(process), start, np.linspace(1, 0, steps + 1))["x"]
+    error = {1: 3 / steps, 2: 20 / steps**2}[{**ORDER, **WEAK}[name]]
+    assert np.mean(found) == pytest.approx(MEAN, abs=5 * STD / np.sqrt(found.size) + error)
+    assert np.std(found) == pytest.approx(STD, rel=5 / np.sqrt(2 * found.size) + error)
+
+
+@every_schedule
+@pytest.mark.parametrize("name", WEAK)
+def test_added_noise_keeps_the_marginal_at_every_level(name, schedule):
+    """Half-way down, samples are spread as noised data are: the noise added is the noise that was taken."""
+    process, steps = Gaussian(schedule), 128
+    start = {"x": jnp.asarray(np.random.default_rng(0).normal(size=(64, 500)))}
+    found = walk(SOLVERS[name], {"x": process}, belief(process), start, np.linspace(1, 0.4, steps + 1))["x"]
+    alpha, sigma = schedule(jnp.asarray(0.4))
+    error = {1: 3 / steps, 2: 20 / steps**2}[WEAK[name]]
+    assert np.mean(found) == pytest.approx(float(alpha) * MEAN, abs=0.02 + error)
+    assert np.std(found) == pytest.approx(float(np.hypot(alpha * STD, sigma)), rel=0.02 + error)

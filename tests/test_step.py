@@ -1,0 +1,134 @@
+"""An update is a function of the state and the batch alone: how it is spread over time and devices does not matter."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import dit_jax as dj
+from dit_jax.network.dit import MODERN
+from dit_jax.parallel.mesh import make_mesh
+from dit_jax.parallel.modes import MODES
+from dit_jax.training.step import BINS, make_init, make_step
+
+STREAMS = {"image": dj.streams.image((8, 8, 1), patch=4), "label": dj.streams.label(10)}
+MODEL = dj.DiT(STREAMS, width=48, depth=2, heads=2, block=MODERN)
+OPTIMIZER = optax.sgd(0.5)  # linear in the gradient: differences show, and are not blown up where gradients are tiny
+BATCH = 16
+
+
+def batch(step: int = 0) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(step)
+    return {
+        "image": rng.uniform(-1, 1, (BATCH, 8, 8, 1)).astype(np.float32),
+        "label": rng.integers(0, 10, BATCH).astype(np.int32),
+    }
+
+
+def run(mode: str = "jit", axes: dict | None = None, accumulation: int = 1, steps: int = 4):
+    """Losses and final state of a few updates."""
+    mode = MODES[mode](make_mesh(**(axes or {})))
+    step = mode.compile(
+        make_step(
+            MODEL.apply,
+            STREAMS,
+            OPTIMIZER,
+            root=jax.random.key(1),
+            batch_size=BATCH,
+            ema=0.9,
+            accumulation=accumulation,
+            axis=mode.axis,
+        )
+    )
+    state = mode.adopt(mode.create(make_init(MODEL, OPTIMIZER), jax.random.key(0)))
+    rows, metrics = mode.put({"rows": np.arange(BATCH)})["rows"], []
+    for i in range(steps):
+        state, measured = step(state, mode.put(batch(i)), rows)
+        metrics.append(jax.device_get(measured))
+    return metrics, jax.device_get(mode.plain(state))
+
+
+@pytest.fixture(scope="module")
+def reference():
+    return run(axes={"data": 8})
+
+
+def same(ours, theirs, tolerance: float = 2e-5):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance), ours, theirs)
+
+
+def test_one_device_gives_what_eight_give(reference):
+    """Without a mesh: the step function, jitted as it is."""
+    step = jax.jit(
+        make_step(MODEL.apply, STREAMS, OPTIMIZER, root=jax.random.key(1), batch_size=BATCH, ema=0.9, accumulation=1)
+    )
+    state, rows = make_init(MODEL, OPTIMIZER)(jax.random.key(0)), jnp.arange(BATCH)
+    for i, expected in enumerate(reference[0]):
+        state, metrics = step(state, batch(i), rows)
+        same(jax.device_get(metrics), expected)
+    same(jax.device_get(state.params), reference[1].params)
+
+
+@pytest.mark.parametrize("axes", [{"fsdp": 8}, {"fsdp": 2}])
+def test_every_mesh_gives_the_same(axes, reference):
+    metrics, state = run(axes=axes)
+    same(metrics, reference[0])
+    same(state, reference[1])
+
+
+def test_pmap_gives_the_same(reference):
+    metrics, state = run("pmap")
+    same([m["loss"] for m in metrics], [m["loss"] for m in reference[0]])
+    same([m["grad_norm"] for m in metrics], [m["grad_norm"] for m in reference[0]])
+    same(state, reference[1])
+
+
+@pytest.mark.parametrize(("mode", "axes"), [("jit", {"data": 8}), ("pmap", {})])
+def test_accumulation_is_one_big_batch(mode, axes, reference):
+    metrics, state = run(mode, axes, accumulation=2)
+    same([m["loss"] for m in metrics], [m["loss"] for m in reference[0]])
+    same(state, reference[1])
+
+
+def test_the_state_is_born_in_pieces():
+    mesh = make_mesh(fsdp=8)
+    state = MODES["jit"](mesh).create(make_init(MODEL, optax.adam(1e-3)), jax.random.key(0))
+    for tree in (state.params, state.ema, state.opt[0].mu):
+        kernel = tree["params"]["blocks"]["attention"]["qkv"]["kernel"]
+        assert kernel.sharding.shard_shape(kernel.shape) == (2, 48 // 8, 144)
+
+
+def test_initial_parameters_do_not_depend_on_the_mesh():
+    states = [MODES["jit"](make_mesh(**axes)).create(MODEL.init, jax.random.key(0)) for axes in ({}, {"fsdp": 8})]
+    jax.tree.map(np.testing.assert_array_equal, *map(jax.device_get, states))
+
+
+def test_the_average_follows_the_parameters_with_its_decay():
+    """By hand, over three updates of one parameter."""
+    _, states = zip(*(run(axes={"data": 8}, steps=n) for n in range(4)), strict=True)
+    leaf = lambda tree: np.asarray(tree["params"]["image_head"]["patches"]["kernel"], np.float64)
+    average = leaf(states[0].params)
+    for done, state in enumerate(states[1:]):
+        keep = min(0.9, (1 + done) / (10 + done))
+        average = keep * average + (1 - keep) * leaf(state.params)
+        np.testing.assert_allclose(leaf(state.ema), average, atol=1e-7)
+
+
+def test_losses_by_level_add_up_to_the_loss(reference):
+    for metrics in reference[0]:
+        sums, counts = metrics["by_level"]["image"]
+        assert counts.shape == (BINS,) and counts.sum() == BATCH
+        np.testing.assert_allclose(sums.sum() / BATCH, metrics["loss"], rtol=1e-5)
+
+
+def test_an_update_depends_on_the_step_it_is():
+    first, second = run(axes={"data": 8}, steps=2)[0]
+    assert not np.array_equal(first["by_level"]["image"][1], second["by_level"]["image"][1]) or (
+        first["loss"] != second["loss"]
+    )
+
+
+def test_training_lowers_the_loss():
+    losses = [float(m["loss"]) for m in run(axes={"data": 8}, steps=30)[0]]
+    assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:5])
