@@ -6,36 +6,35 @@ command line is as the run's `sample` section says.
 
 import dataclasses
 import json
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
-from absl import app, flags, logging
+from absl import flags
 from PIL import Image
 
-from dit_jax.config import ConfigError, restore_run
+from dit_jax.command import run_command
+from dit_jax.config import restore_run
+from dit_jax.diffusion.solvers import SOLVERS
 from dit_jax.evaluation.draw import draw, gather
 from dit_jax.evaluation.sheet import sheet
-from dit_jax.training.checkpoint import CheckpointError
 from dit_jax.training.metrics import progress
 
 WORKDIR = flags.DEFINE_string("workdir", "runs/digits", "a directory that train.py has written")
 OUT = flags.DEFINE_string("out", "samples", "where samples.png and samples.npz go")
 FSDP = flags.DEFINE_integer("fsdp", 1, "devices that share one copy of the parameters")
 HOW = (
-    flags.DEFINE_integer("num", None, "how many samples"),
+    flags.DEFINE_integer("num", None, "how many samples", lower_bound=1),
     flags.DEFINE_multi_string("given", None, "STREAM=VALUE, such as label=3, label=0,2,5 or label=all"),
     flags.DEFINE_float("guidance", None, "classifier-free guidance; 1 is none"),
-    flags.DEFINE_integer("steps", None, "solver steps"),
-    flags.DEFINE_string("solver", None, "ddim, 2m, heun, ancestral or sde_2m"),
+    flags.DEFINE_integer("steps", None, "solver steps", lower_bound=1),
+    flags.DEFINE_enum("solver", None, list(SOLVERS), "how to move from level to level"),
     flags.DEFINE_integer("seed", None, "sample i of a seed is the same for every num, batch and number of devices"),
-    flags.DEFINE_integer("batch", None, "samples drawn at a time"),
+    flags.DEFINE_integer("batch", None, "samples drawn at a time", lower_bound=1),
 )
 
 
-def main(_):
-    logging.set_verbosity(logging.WARNING)
+def main():
     run, params, mesh = restore_run(WORKDIR.value, FSDP.value)
     said = {flag.name: flag.value for flag in HOW if flag.value is not None}
     how = dataclasses.replace(run.sample, **said)
@@ -61,7 +60,4 @@ def main(_):
 
 
 if __name__ == "__main__":
-    try:
-        app.run(main)
-    except (ConfigError, CheckpointError, ValueError) as error:
-        sys.exit(f"sample.py: {error}")
+    run_command(main)

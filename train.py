@@ -4,24 +4,22 @@ The same command again goes on from the newest checkpoint.
 """
 
 import json
-import sys
 from pathlib import Path
 
 import jax
 import numpy as np
-from absl import app, flags, logging
+from absl import flags
 
+from dit_jax.command import run_command
 from dit_jax.config import build, define_flag
-from dit_jax.training.checkpoint import CheckpointError
 from dit_jax.training.loop import placement, train
 
-CONFIG = define_flag("configs/digits.py")
+CONFIG = define_flag()
 WORKDIR = flags.DEFINE_string("workdir", "runs/digits", "where checkpoints, metrics and samples go")
 DRY_RUN = flags.DEFINE_bool("dry_run", False, "print the config, the parameter count and the mesh, and stop")
 
 
-def main(_):
-    logging.set_verbosity(logging.WARNING)
+def main():
     run = build(CONFIG.value)
     if DRY_RUN.value:
         shapes = jax.eval_shape(run.model.init, jax.random.key(0))
@@ -33,7 +31,4 @@ def main(_):
 
 
 if __name__ == "__main__":
-    try:
-        app.run(main)
-    except (ValueError, FileNotFoundError, CheckpointError) as error:
-        sys.exit(f"train.py: {error}")
+    run_command(main, defaults=["--config=configs/digits.py"])

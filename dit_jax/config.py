@@ -114,14 +114,17 @@ def stream(kind: str, **entries: Any) -> dict:
     return {"kind": kind, **_defaults(_choose(STREAMS, kind, "kind")), **entries}
 
 
-def define_flag(default_file: str):
+def define_flag():
     """--config=FILE[:VARIANT], with --config.section.key=value."""
-    return config_flags.DEFINE_config_file("config", default_file, "config file, with an optional :VARIANT")
+    return config_flags.DEFINE_config_file("config", None, "config file, with an optional :VARIANT")
 
 
 def build(config: ml_collections.ConfigDict | dict) -> Run:
     """A ConfigDict, or the dict that a checkpoint holds -> the objects of a run."""
-    config = json.loads(config.to_json() if isinstance(config, ml_collections.ConfigDict) else json.dumps(config))
+    try:
+        config = json.loads(json.dumps(config) if isinstance(config, dict) else config.to_json())
+    except OSError as error:  # how ml_collections says that a config file could not be loaded
+        raise ConfigError(f"--config: {str(error).strip().splitlines()[-1].strip()}") from None
     _known(config, {"streams", *SECTIONS}, "config")
     streams = {name: _stream(entries, f"streams.{name}") for name, entries in config["streams"].items()}
     if not any(stream.positions is not None for stream in streams.values()):

@@ -7,26 +7,24 @@ of the real training images stand beside them. Writes WORKDIR/evaluation.json, w
 
 import dataclasses
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
-from absl import app, flags, logging
+from absl import flags
 
-from dit_jax.config import ConfigError, restore_run
+from dit_jax.command import run_command
+from dit_jax.config import restore_run
 from dit_jax.data import sources
 from dit_jax.evaluation.draw import draw, gather
 from dit_jax.evaluation.frechet import frechet_distance
 from dit_jax.evaluation.judge import agreement, train_judge
-from dit_jax.training.checkpoint import CheckpointError
 
 WORKDIR = flags.DEFINE_string("workdir", "runs/digits", "a directory that train.py has written")
 NUM = flags.DEFINE_integer("num", 1000, "samples for each score, the classes in turn")
 GUIDANCE = flags.DEFINE_list("guidance", ["1.0", "1.5"], "a score for each of these scales; 1 is none")
 
 
-def main(_):
-    logging.set_verbosity(logging.WARNING)
+def main():
     run, params, mesh = restore_run(WORKDIR.value)
     real = {split: sources.arrays(run.data.name, split, run.data.dir, run.streams) for split in ("train", "test")}
     judge = train_judge(real["test"]["image"], real["test"]["label"])
@@ -51,7 +49,4 @@ def main(_):
 
 
 if __name__ == "__main__":
-    try:
-        app.run(main)
-    except (ConfigError, CheckpointError, FileNotFoundError) as error:
-        sys.exit(f"evaluate: {error}")
+    run_command(main)

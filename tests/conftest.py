@@ -12,7 +12,15 @@ jax.config.update("jax_num_cpu_devices", 8)
 
 
 @pytest.fixture
-def exact():
+def quick():
+    """Programs that run once are not worth optimising: compile in half the time."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture
+def exact(quick):
     """The mathematics is checked in float64, and no array is broadcast against one of another rank."""
     with jax.enable_x64(True), jax.numpy_rank_promotion("raise"):
         yield

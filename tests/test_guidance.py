@@ -15,6 +15,8 @@ from dit_jax.diffusion.schedules import SCHEDULES
 from dit_jax.diffusion.solvers import SOLVERS
 from dit_jax.diffusion.stream import Stream
 
+pytestmark = pytest.mark.usefixtures("quick")
+
 PAIRS = list(itertools.product(SCHEDULES, PREDICTIONS))
 ABSENT = {"label": jnp.full(4, 3)}
 X = {"image": jnp.linspace(-2, 2, 24).reshape(4, 3, 2), "label": jnp.array([0, 1, 2, 1])}

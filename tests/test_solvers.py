@@ -175,6 +175,25 @@ def test_levels_of_groups_are_moved_apart(name):
     np.testing.assert_allclose(both, jnp.concatenate([first[:, :2], second[:, 2:]], 1), rtol=1e-12)
 
 
+@pytest.mark.parametrize("name", ORDER)
+def test_waiting_changes_nothing(name):
+    """A stream may stay where it is while others move: at the start, on the way, and once it is done."""
+    process, z = Gaussian(), {"x": jnp.linspace(-2, 2, 5)[:, None]}
+    ends = [
+        walk(SOLVERS[name], {"x": process}, belief(process), z, levels)["x"]
+        for levels in ([1.0, 0.8, 0.5, 0.2, 0.0], [1.0, 1.0, 0.8, 0.5, 0.5, 0.5, 0.2, 0.0, 0.0])
+    ]
+    np.testing.assert_allclose(ends[1], ends[0], atol=1e-12)
+
+
+@pytest.mark.parametrize("name", WEAK)
+@pytest.mark.parametrize("level", [0.0, 0.5, 1.0])
+def test_no_noise_is_added_to_what_does_not_move(name, level):
+    process, z = Gaussian(), jnp.linspace(-2, 2, 5)[:, None]
+    end = walk(SOLVERS[name], {"x": process}, belief(process), {"x": z}, [level, level])["x"]
+    np.testing.assert_allclose(end, z, atol=1e-12)
+
+
 @every_schedule
 @pytest.mark.parametrize(("t", "s"), [(1.0, 0.9), (0.7, 0.4), (0.3, 0.0)])
 def test_an_ancestral_step_draws_from_the_posterior(schedule, t, s):

@@ -28,14 +28,13 @@ class Digits(tfds.core.GeneratorBasedBuilder):
                     "label": tfds.features.ClassLabel(num_classes=10),
                 }
             ),
-            supervised_keys=("image", "label"),
         )
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:
         return {"train": self._generate_examples(start=0), "test": self._generate_examples(start=1)}
 
     def _generate_examples(self, start: int) -> Iterator[tuple[int, dict]]:
-        from sklearn.datasets import load_digits  # a second, once the digits are on disk to no purpose
+        from sklearn.datasets import load_digits  # takes a second, which opening the prepared digits does not need
 
         digits = load_digits()
         # 17 grey levels, 0 ... 16, stretched over a byte: 16 v / 255 rounds back to each of them.

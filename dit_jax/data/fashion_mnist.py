@@ -16,7 +16,7 @@ import requests
 import tensorflow_datasets as tfds
 from etils import epath
 from PIL import Image
-from tensorflow_datasets.core.download import extractor
+from tensorflow_datasets.core.download import downloader, extractor
 from tensorflow_datasets.core.features import image_feature
 from tensorflow_datasets.image_classification import mnist
 
@@ -31,7 +31,9 @@ def prepare(data_dir: str | os.PathLike) -> None:
     Debian's files nor a network.
     """
     builder = tfds.builder("fashion_mnist", data_dir=data_dir, file_format="array_record")
-    with tempfile.TemporaryDirectory() as folder, without_tensorflow():
+    # Ten retries, TFDS's own number, take three minutes to find that there is no network.
+    patience = mock.patch.object(downloader, "MAX_RETRIES", 4)
+    with tempfile.TemporaryDirectory() as folder, without_tensorflow(), patience:
         for file in DEBIAN.glob("*-ubyte.gz"):
             Path(folder, file.name).write_bytes(official(file))
         config = tfds.download.DownloadConfig(manual_dir=folder, extract_dir=folder, try_download_gcs=False)

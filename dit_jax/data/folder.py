@@ -35,7 +35,7 @@ class Folder:
         file, label = self.files[index]
         try:
             with Image.open(file) as image:
-                return {"image": fit(image, self.shape), "label": np.int32(label)}
+                return {"image": fit(image, self.shape), "label": np.asarray(label, np.int32)}
         except (OSError, SyntaxError) as error:  # SyntaxError is what PIL calls a broken PNG
             raise OSError(f"cannot read the image {file}: {error}") from error
 

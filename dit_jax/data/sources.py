@@ -116,7 +116,7 @@ class Prepared:
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
         record = self.records[index]
         with Image.open(io.BytesIO(record["image"])) as image:
-            return {"image": fit(image, self.shape), "label": np.int32(record["label"])}
+            return {"image": fit(image, self.shape), "label": np.asarray(record["label"], np.int32)}
 
 
 class Synthetic:
@@ -130,10 +130,8 @@ class Synthetic:
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
         rng = np.random.default_rng(index)
-        return {
-            "image": rng.standard_normal(self.shape, np.float32),
-            "label": rng.integers(self.classes, dtype=np.int32),
-        }
+        image = rng.standard_normal(self.shape, np.float32)
+        return {"image": image, "label": np.asarray(rng.integers(self.classes), np.int32)}
 
 
 class Remembered:

@@ -18,7 +18,7 @@ ITEMS = ("params", "ema", "opt", "meta")
 PACKAGES = ("dit_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(OSError):
     """A checkpoint that is missing or cannot be read."""
 
 

@@ -1,0 +1,166 @@
+"""The commands as a user types them: exact resume, clean stops, and mistakes that end in one line."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+ROOT = Path(__file__).parent.parent
+ENVIRONMENT = {**os.environ, "JAX_PLATFORMS": "cpu", "NPROC": "32", "PYTHONUNBUFFERED": "1"}
+TINY = [
+    *("--config.model.width=48", "--config.model.depth=2", "--config.model.heads=2"),
+    *("--config.data.batch_size=8", "--config.train.log_every=1", "--config.checkpoint.every=5"),
+]
+
+
+def start(*command: str) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, *command],
+        cwd=ROOT,
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def run(*command: str, status: int = 0) -> str:
+    process = start(*command)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == status, output
+    return output
+
+
+def arrays(workdir: Path, step: int) -> list[np.ndarray]:
+    checkpoint = workdir / "checkpoints" / str(step)
+    reader = ocp.StandardCheckpointer()
+    return [
+        np.asarray(x) for item in ("params", "ema", "opt") for x in jax.tree.leaves(reader.restore(checkpoint / item))
+    ]
+
+
+def losses(workdir: Path) -> dict[int, float]:
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    return {row["step"]: row["loss"] for row in map(json.loads, lines)}
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory) -> Path:
+    workdir = tmp_path_factory.mktemp("straight")
+    run("train.py", f"--workdir={workdir}", *TINY, "--config.train.steps=20")
+    return workdir
+
+
+def test_twenty_updates_are_ten_and_ten_more_in_a_new_process(straight, tmp_path):
+    """Bitwise, in every array; and the losses say that the same batches were seen with the same noise."""
+    run("train.py", f"--workdir={tmp_path}", *TINY, "--config.train.steps=10")
+    output = run("train.py", f"--workdir={tmp_path}", *TINY, "--config.train.steps=20")
+    assert "resuming from step 10" in output
+    assert losses(tmp_path) == losses(straight) and sorted(losses(straight)) == list(range(1, 21))
+    ours, theirs = arrays(tmp_path, 20), arrays(straight, 20)
+    assert len(ours) > 50
+    for a, b in zip(ours, theirs, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_finished_run_has_nothing_left_to_do(straight):
+    before = arrays(straight, 20)
+    assert "finished at step 20" in run("train.py", f"--workdir={straight}", *TINY, "--config.train.steps=20")
+    for a, b in zip(before, arrays(straight, 20), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_ends_in_five_seconds(number, tmp_path):
+    process = start("train.py", f"--workdir={tmp_path}", "--config.train.log_every=5", "--config.train.steps=100000")
+    line = ""
+    while not line.startswith("training"):
+        line = process.stdout.readline()
+        assert line, "ended before its first update"
+    process.send_signal(number)
+    begin = time.monotonic()
+    output, _ = process.communicate(timeout=60)
+    assert time.monotonic() - begin < 5 and process.returncode == 0, output
+    step = int(output.split("stopped at step ")[1].split(";")[0])
+    assert arrays(tmp_path, step)
+
+
+def test_a_second_signal_leaves_at_once(tmp_path):
+    process = start("train.py", f"--workdir={tmp_path}", "--config.train.log_every=5", "--config.train.steps=100000")
+    while not process.stdout.readline().startswith("training"):
+        assert process.poll() is None
+    process.send_signal(signal.SIGSTOP)  # both are waiting when it wakes up
+    process.send_signal(signal.SIGTERM)
+    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGCONT)
+    process.communicate(timeout=2)
+    assert process.returncode in (128 + signal.SIGTERM, 128 + signal.SIGINT)
+
+
+def test_sampling_writes_arrays_protocol_and_picture(straight, tmp_path):
+    run(
+        "sample.py",
+        f"--workdir={straight}",
+        "--num=5",
+        "--given=label=3,7",
+        "--steps=3",
+        "--batch=2",
+        f"--out={tmp_path}",
+    )
+    written = np.load(tmp_path / "samples.npz")
+    assert written["image"].shape == (5, 8, 8, 1) and written["label"].tolist() == [3, 7, 3, 7, 3]
+    protocol = json.loads(str(written["protocol"]))
+    assert protocol["steps"] == 3 and protocol["given"] == ["label=3,7"] and protocol["seed"] == 0
+    assert (tmp_path / "samples.png").stat().st_size > 0
+
+
+def test_a_dry_run_says_what_would_run_and_writes_nothing(tmp_path):
+    output = run("train.py", f"--workdir={tmp_path / 'w'}", "--config=configs/imagenet256.py:dit_s2", "--dry_run")
+    published, table, learned_sigma = 32_963_360, 256 * 384, (384 + 1) * 2 * 2 * 4
+    assert f"parameters: {published - table - learned_sigma:,}" in output
+    assert "mesh: {'data': 1" in output and '"batch_size": 256' in output
+    assert not (tmp_path / "w").exists()
+
+
+def test_train_names_mistakes(tmp_path):
+    for argument, message in [
+        ("--config.train.stepz=5", 'no key stepz Did you mean "steps"'),
+        ("--config.data.name=fashion_mnits", "python -m dit_jax.prepare"),
+        ("--config=configs/nowhere.py", "configs/nowhere.py"),
+    ]:
+        output = run("train.py", f"--workdir={tmp_path}", argument, status=1)
+        assert output.startswith("error: ") and message in output and "Traceback" not in output
+
+
+def test_sample_names_mistakes(straight, tmp_path):
+    for workdir, argument, message in [
+        (straight, "--given=label=10", "label 10 does not exist: labels are 0 ... 9"),
+        (straight, "--given=lable=1", "STREAM is one of: label"),
+        (straight, "--solver=dpm", "value should be one of"),
+        (tmp_path, "--num=1", "there is no checkpoint"),
+    ]:
+        output = run("sample.py", f"--workdir={workdir}", argument, f"--out={tmp_path}", status=1)
+        assert output.startswith("error: ") and message in output and "Traceback" not in output
+
+
+def test_a_broken_checkpoint_is_named_and_left_alone(tmp_path):
+    run("train.py", f"--workdir={tmp_path}", *TINY, "--config.train.steps=6")
+    for file in (tmp_path / "checkpoints" / "6" / "opt").rglob("*"):
+        if file.is_file():
+            file.write_bytes(b"")
+    output = run("train.py", f"--workdir={tmp_path}", *TINY, "--config.train.steps=8", status=1)
+    assert "error: " in output and "checkpoints/6 cannot be read" in output and "to go on from step 5" in output
+    assert (tmp_path / "checkpoints" / "6" / "params").exists() and "Traceback" not in output
+
+
+def test_another_network_in_the_same_place_is_refused(straight):
+    output = run("train.py", f"--workdir={straight}", *TINY, "--config.model.width=96", status=1)
+    assert "holds another network" in output and "Traceback" not in output
