@@ -14,7 +14,7 @@ from absl import flags
 
 from dit_jax.command import run_command
 from dit_jax.config import restore_run
-from dit_jax.data import sources
+from dit_jax.data import pipeline, sources
 from dit_jax.evaluation.draw import draw, gather
 from dit_jax.evaluation.frechet import frechet_distance
 from dit_jax.evaluation.judge import agreement, train_judge
@@ -26,7 +26,8 @@ GUIDANCE = flags.DEFINE_list("guidance", ["1.0", "1.5"], "a score for each of th
 
 def main():
     run, params, mesh = restore_run(WORKDIR.value)
-    real = {split: sources.arrays(run.data.name, split, run.data.dir, run.streams) for split in ("train", "test")}
+    splits = {split: sources.load(run.data.name, split, run.data.dir, run.streams) for split in ("train", "test")}
+    real = {split: pipeline.batch(source, 0, len(source)) for split, source in splits.items()}
     judge = train_judge(real["test"]["image"], real["test"]["label"])
 
     def scores(sample: dict[str, np.ndarray]) -> dict[str, float]:

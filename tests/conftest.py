@@ -3,7 +3,9 @@
 import os
 
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["NPROC"] = "32"  # XLA's thread pool needs a thread a device, or their collectives wait for each other forever
+os.environ["NPROC"] = (
+    "32"  # XLA's thread pool needs a thread a device, or their collectives wait for each other forever
+)
 
 import jax
 import pytest

@@ -41,7 +41,11 @@ def changed(path: str, value) -> dict:
         ("streams.image.patch", 3, r"streams.image: patch \(3, 3\) does not divide the shape \(8, 8\)"),
         ("streams.image.prediction", "eps", r"streams.image.prediction = 'eps' does not exist"),
         ("streams.image.levels", "logit_norm()", r"streams.image.levels = 'logit_norm' .* did you mean 'logit_normal'"),
-        ("streams.image.levels", "uniform(shfit=2.0)", r"streams.image.levels.shfit does not exist; did you mean 'shift'"),
+        (
+            "streams.image.levels",
+            "uniform(shfit=2.0)",
+            r"streams.image.levels.shfit does not exist; did you mean 'shift'",
+        ),
         ("streams.image.levels", "uniform", r"streams.image.levels = 'uniform' should look like"),
         ("sample.solver", "dpm", r"sample.solver = 'dpm' does not exist"),
         ("parallel.mode", "pjit", r"parallel.mode = 'pjit' does not exist; did you mean"),

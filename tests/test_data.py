@@ -10,9 +10,15 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
+import dit_jax as dj
 from dit_jax import prepare
 from dit_jax.data import fashion_mnist, pipeline, sources
 from dit_jax.data.folder import Folder, fit
+
+
+def of(shape: tuple[int, int, int], classes: int) -> dict:
+    """The streams of a model of such images and labels."""
+    return {"image": dj.streams.image(shape, patch=1), "label": dj.streams.label(classes)}
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +28,7 @@ def data_dir(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def digits(data_dir):
-    return {split: sources.load("digits", split, data_dir, (8, 8, 1), 10) for split in ("train", "test")}
+    return {split: sources.load("digits", split, data_dir, of((8, 8, 1), 10)) for split in ("train", "test")}
 
 
 class Numbered:
@@ -125,9 +131,11 @@ def test_small_sources_are_decoded_once(digits):
 def test_tensorflow_is_never_imported(digits, data_dir):
     program = f"""
 import sys
+import dit_jax as dj
 from dit_jax.data import sources
+streams = {{"image": dj.streams.image((8, 8, 1)), "label": dj.streams.label(10)}}
 assert "tensorflow_datasets" not in sys.modules  # a second that only some runs need
-sources.load("digits", "train", {str(data_dir)!r}, (8, 8, 1), 10)[0]
+sources.load("digits", "train", {str(data_dir)!r}, streams)[0]
 assert "tensorflow_datasets" in sys.modules and "tensorflow" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", program], check=True)
@@ -141,7 +149,7 @@ def test_fashion_mnist_equals_its_files(data_dir, capsys):
     prepare.main(["fashion_mnist", f"--data_dir={data_dir}"])
     assert "60,000 train + 10,000 test" in capsys.readouterr().out
 
-    found = everything(sources.load("fashion_mnist", "test", data_dir, (28, 28, 1), 10))
+    found = everything(sources.load("fashion_mnist", "test", data_dir, of((28, 28, 1), 10)))
     pixels, labels = (
         np.frombuffer(gzip.decompress((fashion_mnist.DEBIAN / name).read_bytes())[header:], np.uint8)
         for name, header in (("t10k-images-idx3-ubyte.gz", 16), ("t10k-labels-idx1-ubyte.gz", 8))
@@ -167,13 +175,13 @@ def folder(tmp_path):
 
 @pytest.mark.parametrize("shape", [(16, 16, 3), (16, 16, 1), (8, 24, 3)])
 def test_a_folder_has_one_class_a_subfolder(folder, shape):
-    found = everything(sources.load(str(folder), "train", "", shape, 2))
+    found = everything(sources.load(str(folder), "train", "", of(shape, 2)))
     assert found["label"].tolist() == [0, 0, 1, 1]
     assert found["image"].shape == (4, *shape) and np.allclose(found["image"], 1)
 
 
 def test_a_folder_may_have_a_folder_for_each_split(folder):
-    assert len(sources.load(f"{folder.parent}/{{split}}", folder.name, "", (8, 8, 1), 2)) == 4
+    assert len(sources.load(f"{folder.parent}/{{split}}", folder.name, "", of((8, 8, 1), 2))) == 4
 
 
 def test_fit_keeps_the_right_size_and_the_centre():
@@ -210,14 +218,14 @@ def test_folder_errors_name_what_is_wrong(folder):
 )
 def test_a_folder_must_suit_the_config(folder, shape, classes, message):
     with pytest.raises(ValueError, match=message):
-        sources.load(str(folder), "train", "", shape, classes)
+        sources.load(str(folder), "train", "", of(shape, classes))
 
 
 # ---- Synthetic latents and mistakes ----
 
 
 def test_synthetic_latents_are_standard_normal_functions_of_the_index():
-    source, again = (sources.load("synthetic", "train", "", (32, 32, 4), 1000) for _ in range(2))
+    source, again = (sources.load("synthetic", "train", "", of((32, 32, 4), 1000)) for _ in range(2))
     found = pipeline.batch(source, 0, 64)
     assert same(found, pipeline.batch(again, 0, 64)) and not same(source[0], source[1])
     assert abs(found["image"].mean()) < 0.02 and abs(found["image"].std() - 1) < 0.02
@@ -226,11 +234,11 @@ def test_synthetic_latents_are_standard_normal_functions_of_the_index():
 
 def test_a_missing_data_set_says_how_to_make_it(tmp_path):
     with pytest.raises(FileNotFoundError, match=f"'fashion_mnist' .*{tmp_path}.*dit_jax.prepare fashion_mnist"):
-        sources.load("fashion_mnist", "train", tmp_path, (28, 28, 1), 10)
+        sources.load("fashion_mnist", "train", tmp_path, of((28, 28, 1), 10))
     with pytest.raises(FileNotFoundError, match="did you mean 'fashion_mnist'"):
-        sources.load("fashoin_mnist", "train", tmp_path, (28, 28, 1), 10)
+        sources.load("fashoin_mnist", "train", tmp_path, of((28, 28, 1), 10))
     with pytest.raises(FileNotFoundError, match="known are digits, fashion_mnist, synthetic"):
-        sources.load("zebras", "train", tmp_path, (28, 28, 1), 10)
+        sources.load("zebras", "train", tmp_path, of((28, 28, 1), 10))
     with pytest.raises(SystemExit, match="nothing here prepares 'digitz'; did you mean 'digits'"):
         prepare.main(["digitz", f"--data_dir={tmp_path}"])
 
@@ -246,4 +254,4 @@ def test_a_missing_data_set_says_how_to_make_it(tmp_path):
 )
 def test_a_data_set_must_suit_the_config(digits, data_dir, split, shape, classes, message):
     with pytest.raises(ValueError, match=message):
-        sources.load("digits", split, data_dir, shape, classes)
+        sources.load("digits", split, data_dir, of(shape, classes))

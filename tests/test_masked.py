@@ -87,9 +87,7 @@ def test_the_bound_is_the_any_order_autoregressive_likelihood():
     for hidden in itertools.product([False, True], repeat=length):
         z = tuple(np.where(hidden, vocabulary, x))
         target = jnp.asarray(np.where(hidden, x, VISIBLE))
-        costs = Masked(vocabulary).loss(
-            jnp.tile(table[z], (8, 1, 1)), jnp.tile(target, (8, 1)), jnp.asarray(nodes)
-        )
+        costs = Masked(vocabulary).loss(jnp.tile(table[z], (8, 1, 1)), jnp.tile(target, (8, 1)), jnp.asarray(nodes))
         chance = nodes ** sum(hidden) * (1 - nodes) ** (length - sum(hidden))
         bound += length * np.sum(weights * chance * np.asarray(costs))
     assert bound == pytest.approx(any_order, rel=1e-6)

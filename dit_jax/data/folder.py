@@ -17,7 +17,7 @@ class Folder:
     when an image that is asked for cannot be read.
     """
 
-    def __init__(self, path: str | os.PathLike, shape: tuple[int, int, int]):
+    def __init__(self, path: str | os.PathLike, shape: tuple[int, ...]):
         root = Path(path).expanduser()
         if not root.is_dir():
             raise FileNotFoundError(f"no such folder of images: {root}")
@@ -47,7 +47,7 @@ def images_in(folder: Path) -> list[Path]:
     return files
 
 
-def fit(image: Image.Image, shape: tuple[int, int, int]) -> np.ndarray:
+def fit(image: Image.Image, shape: tuple[int, ...]) -> np.ndarray:
     """Any image -> float32 [height, width, channels] in [-1, 1], centre-cropped; 1 channel is grey, 3 are RGB.
 
     As ADM prepared ImageNet: halve with a box filter while twice too large, then bicubic until the image just covers

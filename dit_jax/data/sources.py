@@ -1,4 +1,4 @@
-"""Where examples come from: a name in a config -> a random-access source of {"image", "label"}."""
+"""Where examples come from: a name in a config -> a random-access source of {stream: array}."""
 
 import contextlib
 import difflib
@@ -14,6 +14,8 @@ import numpy as np
 from PIL import Image
 
 from dit_jax.data.folder import MODES, Folder, fit
+from dit_jax.diffusion.masked import Masked
+from dit_jax.diffusion.stream import Streams
 
 if TYPE_CHECKING:  # importing TFDS takes a second, so it waits until a data set needs it
     from tensorflow_datasets.core import DatasetBuilder
@@ -24,39 +26,40 @@ MEMORY_LIMIT = 256 * 2**20  # bytes; Fashion-MNIST's train split takes 188 MB
 # Data sets that `python -m dit_jax.prepare` can build: the module that has the builder's prepare(data_dir).
 BUILDERS = {"digits": "dit_jax.data.digits", "fashion_mnist": "dit_jax.data.fashion_mnist"}
 
-Shape = tuple[int, int, int]
-
 
 class Source(Protocol):
-    """Examples by index: image float32 [height, width, channels] in [-1, 1], label int32 []."""
+    """Examples by index: image float32 [height, width, channels] in [-1, 1], label int32 [], or other streams."""
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int, /) -> dict[str, np.ndarray]: ...
 
 
-def load(name: str, split: str, data_dir: str | os.PathLike, shape: Shape, classes: int) -> Source:
-    """Open a data set for a model of images of `shape` (height, width, channels) and labels in range(`classes`).
+def load(name: str, split: str, data_dir: str | os.PathLike, streams: Streams) -> Source:
+    """Open a data set for the streams of a model.
 
     name: digits, which prepare themselves; fashion_mnist, or any data set with an image and a label that TFDS has
-    prepared in data_dir; synthetic, standard normal latents; or a folder with one subfolder of images a class, written
+    prepared in data_dir; synthetic, noise for any streams; or a folder with one subfolder of images a class, written
     as a path that begins with /, . or ~, in which {split} stands for the split if it has a folder for each. Images of
     varying size are fitted to the shape. What takes at most MEMORY_LIMIT bytes is decoded once and kept.
 
     Raises FileNotFoundError for what is not there, ValueError for a wrong shape, number of classes or split.
     """
-    source: Source
     if name == "synthetic":
-        source = Synthetic(shape, classes)
-    elif name.startswith(("/", ".", "~")):
+        return Synthetic(streams)
+    if not {"image"} <= set(streams) <= {"image", "label"}:
+        raise ValueError(f"{name} has the streams image and label, but the config's are {', '.join(streams)}")
+    shape = streams["image"].shape
+    source: Source
+    if name.startswith(("/", ".", "~")):
         source = folder = Folder(name.replace("{split}", split), shape)
-        check(name, (None, None, shape[-1]), len(folder.classes), shape, classes)
+        check(name, (None, None, shape[-1]), len(folder.classes), streams)
     else:
         builder = prepare(name, data_dir) if name == "digits" else find(name, data_dir)
         features = builder.info.features
         if not {"image", "label"} <= set(features):
             raise ValueError(f"{name} has the features {', '.join(features)}; an image and a label are needed")
-        check(name, features["image"].shape, features["label"].num_classes, shape, classes)
+        check(name, features["image"].shape, features["label"].num_classes, streams)
         source = Prepared(builder, split, shape)
     size = len(source) * int(np.prod(shape)) * np.dtype(np.float32).itemsize
     return Remembered(source) if size <= MEMORY_LIMIT else source
@@ -90,20 +93,22 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"did you mean {close[0]!r}?" if close else f"known are {', '.join(known)}"
 
 
-def check(name: str, found_shape: tuple, found_classes: int, shape: Shape, classes: int) -> None:
+def check(name: str, found_shape: tuple, found_classes: int, streams: Streams) -> None:
     """Compare a data set with the config; None in its shape is any size."""
+    shape = streams["image"].shape
     if len(shape) != 3 or any(found not in (None, size) for found, size in zip(found_shape, shape, strict=True)):
         raise ValueError(f"{name} has images of shape {found_shape}, but streams.image.shape is {shape}")
     if shape[-1] not in MODES:
         raise ValueError(f"images have 1 channel (grey) or 3 (RGB), but streams.image.shape is {shape}")
-    if found_classes != classes:
-        raise ValueError(f"{name} has {found_classes} classes, but streams.label.classes is {classes}")
+    labels = streams["label"].process if "label" in streams else None
+    if isinstance(labels, Masked) and labels.vocabulary != found_classes:
+        raise ValueError(f"{name} has {found_classes} classes, but streams.label.classes is {labels.vocabulary}")
 
 
 class Prepared:
     """One split of a data set that TFDS has prepared, images fitted to a shape."""
 
-    def __init__(self, builder: "DatasetBuilder", split: str, shape: Shape):
+    def __init__(self, builder: "DatasetBuilder", split: str, shape: tuple[int, ...]):
         import tensorflow_datasets as tfds
 
         # PIL decodes, as it does for folders.
@@ -120,18 +125,22 @@ class Prepared:
 
 
 class Synthetic:
-    """Standard normal latents and uniform labels, functions of the index; as many as ImageNet has to train on."""
+    """Standard normal values and uniform tokens, functions of the index; as many as ImageNet has to train on."""
 
-    def __init__(self, shape: Shape, classes: int):
-        self.shape, self.classes = shape, classes
+    def __init__(self, streams: Streams):
+        self.streams = streams
 
     def __len__(self) -> int:
         return 1_281_167
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
         rng = np.random.default_rng(index)
-        image = rng.standard_normal(self.shape, np.float32)
-        return {"image": image, "label": np.asarray(rng.integers(self.classes), np.int32)}
+        return {
+            name: np.asarray(rng.integers(stream.process.vocabulary, size=stream.shape), np.int32)
+            if isinstance(stream.process, Masked)
+            else rng.standard_normal(stream.shape, np.float32)
+            for name, stream in self.streams.items()
+        }
 
 
 class Remembered:

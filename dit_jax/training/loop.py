@@ -29,9 +29,7 @@ def train(run: Run, workdir: Path):
     raised before anything compiles.
     """
     mesh, mode = placement(run)
-    source = sources.load(
-        run.data.name, "train", run.data.dir, run.streams["image"].shape, run.streams["label"].process.vocabulary
-    )
+    source = sources.load(run.data.name, "train", run.data.dir, run.streams)
     examples = pipeline.examples(source, run.train.seed, run.data.augment)
     rows = _rows(run)
 
