@@ -2,12 +2,13 @@
 
     pip install torch diffusers && python benchmarks/cpu_vs_diffusers.py
 
-Each repetition runs both sides in turn, so that whatever else the machine does slows both; the result is the ratio of the
-medians, theirs over ours: above 1, this project is faster. Both sides run their defaults (torch eagerly, ours jitted),
-with as many threads as there are processors. Diffusers embeds the level and the class anew in each block: its AdamW has
-more to update, 40 million parameters where we have 33 million.
+Each repetition runs both sides in turn; the result is the ratio of the medians, theirs over ours: above 1, this project
+is faster. Both sides run their defaults: torch eagerly, ours jitted, a thread a processor. Diffusers embeds the level and
+the class anew in each block, so its AdamW updates 40 million parameters, ours 33 million. Leave the machine alone
+meanwhile: torch's threads wait by spinning, and a busy machine (see the load printed) makes us look better than we are.
 """
 
+import os
 import statistics
 import subprocess
 import time
@@ -95,10 +96,11 @@ def ratio(a, b) -> float:
 
 
 if __name__ == "__main__":
+    load = os.getloadavg()[0]
     forward, step = (ratio(a, b) for a, b in zip(ours(), theirs(), strict=True))
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
     print(f"sampling forward {forward:.2f}x, training step {step:.2f}x   (above 1: dit_jax is faster)")
     print(
         f"dit_jax {commit}, jax {jax.__version__}, diffusers {diffusers.__version__}, torch {torch.__version__}, "
-        f"{torch.get_num_threads()} threads"
+        f"{torch.get_num_threads()} threads, load before {load:.1f}"
     )

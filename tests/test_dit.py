@@ -1,0 +1,374 @@
+"""The network: published DiT, its modern sibling, and what tokens of several streams may know of each other."""
+
+import dataclasses
+import functools
+import os
+import subprocess
+import sys
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import dit_jax as dj
+from dit_jax.diffusion.gaussian import Gaussian
+from dit_jax.diffusion.schedules import SCHEDULES
+from dit_jax.network.dit import BLOCKS, MODERN, PUBLISHED, REMAT, SIZES, DiTBlock, LevelEmbed
+from dit_jax.network.tokens import patchify, positions, unpatchify
+
+pytestmark = pytest.mark.usefixtures("quick")
+
+every_block = pytest.mark.parametrize("block", BLOCKS.values(), ids=BLOCKS)
+IMAGE = dj.streams.image((4, 6, 2), patch=2)
+SOUND = dj.streams.image((1, 4, 3), patch=1, process=Gaussian(SCHEDULES["cosine"]))
+LABEL = dj.streams.label(3)
+STREAMS = {"image": IMAGE, "sound": SOUND, "label": LABEL}
+SMALL = {"width": 24, "depth": 3, "heads": 2}
+
+
+def sample_of(streams, n=4, seed=0):
+    """Any noised sample, and a level for each of its streams."""
+    rng = np.random.default_rng(seed)
+    x = {name: jnp.asarray(rng.normal(size=(n, *stream.shape)), jnp.float32) for name, stream in streams.items()}
+    t = {name: jnp.asarray(rng.uniform(0.2, 0.8, n), jnp.float32) for name in streams}
+    if "label" in streams:
+        x["label"] = jnp.arange(n) % 4  # 3 is the mask
+    return x, t
+
+
+def filled(shapes, seed=0, scale=0.2):
+    """Parameters of these shapes that are nowhere zero."""
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda leaf: jnp.asarray(scale * rng.normal(size=leaf.shape), leaf.dtype), shapes)
+
+
+@functools.cache
+def network(*names, **options):
+    """(a small model of these streams, or of all; parameters that are not as they begin)."""
+    model = dj.DiT({name: STREAMS[name] for name in names or STREAMS}, **SMALL | options)
+    return model, filled(jax.eval_shape(model.init, jax.random.key(0)))
+
+
+def apply(model, *args):
+    return jax.jit(model.apply)(*args)
+
+
+def around_the_blocks(model, params, x, t):
+    """((tokens, condition, group, turn) that go into the blocks, the tokens that come out)."""
+    seen = []
+
+    def record(call, args, kwargs, context):
+        out = call(*args, **kwargs)
+        if context.method_name == "_blocks":
+            seen.append((args, out))
+        return out
+
+    with nn.intercept_methods(record):
+        model.apply(params, x, t)
+    return seen[0]
+
+
+def deaf(params):
+    """The same parameters, but attention says nothing, so that tokens do not hear of each other."""
+    blocks = params["params"]["blocks"]
+    attention = blocks["attention"] | {"out": jax.tree.map(jnp.zeros_like, blocks["attention"]["out"])}
+    return {"params": params["params"] | {"blocks": blocks | {"attention": attention}}}
+
+
+# As published ---------------------------------------------------------------------------------------------------------
+
+
+@every_block
+def test_a_new_network_says_zero_and_its_blocks_do_nothing(block):
+    model = dj.DiT(STREAMS, **SMALL, block=block)
+    params = jax.jit(model.init)(jax.random.key(0))
+    x, t = sample_of(STREAMS)
+    out = apply(model, params, x, t)
+    assert {name: value.shape for name, value in out.items()} == {"image": (4, 4, 6, 2), "sound": (4, 1, 4, 3)}
+    assert all(np.all(value == 0) for value in out.values())
+    (tokens, *_), after = around_the_blocks(model, params, x, t)
+    np.testing.assert_array_equal(after, tokens)
+
+
+def test_initial_parameters_are_those_of_the_paper():
+    """Linear layers are Xavier-uniform, embeddings of level and label N(0, 0.02^2), modulations and heads zero."""
+    width = 48
+    params = jax.jit(dj.DiT(STREAMS, width=width, depth=2, heads=4).init)(jax.random.key(0))["params"]
+    blocks = params["blocks"]
+    for kernel in (blocks["attention"]["qkv"], blocks["attention"]["out"], blocks["mlp"]["in"], blocks["mlp"]["out"]):
+        kernel = kernel["kernel"]
+        limit = np.sqrt(6 / sum(kernel.shape[1:]))
+        assert 0.95 * limit < np.max(np.abs(kernel)) <= limit
+        assert np.std(kernel) == pytest.approx(limit / np.sqrt(3), rel=0.05)
+        assert np.all(kernel[0] != kernel[1])
+    assert np.std(params["level_embed"]["in"]["kernel"]) == pytest.approx(0.02, rel=0.1)
+    assert np.std(params["level_embed"]["out"]["kernel"]) == pytest.approx(0.02, rel=0.1)
+    assert np.std(params["label_embed"]["embedding"]) == pytest.approx(0.02, rel=0.3)
+    for new in (blocks["modulation"], params["final_modulation"], params["image_head"], params["sound_head"]):
+        assert all(np.all(leaf == 0) for leaf in jax.tree.leaves(new))
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(params))
+
+
+def test_the_level_embedding_is_the_published_one():
+    t = np.array([[0.0, 0.3], [0.7, 1.0]])
+    params = filled(jax.eval_shape(LevelEmbed(8).init, jax.random.key(0), jnp.zeros((2, 2))))
+    angle = [[[1000 * level / 10000 ** (i / 128) for i in range(128)] for level in row] for row in t]
+    x = np.concatenate([np.cos(angle), np.sin(angle)], -1)
+    inner, outer = (params["params"][name] for name in ("in", "out"))
+    x = x @ inner["kernel"] + inner["bias"]
+    x = x / (1 + np.exp(-x)) @ outer["kernel"] + outer["bias"]
+    np.testing.assert_allclose(LevelEmbed(8).apply(params, jnp.asarray(t, jnp.float32)), x, atol=2e-3)
+
+
+def test_the_published_block_is_its_equations():
+    """x += gate attention(modulate(norm x)); x += gate mlp(modulate(norm x)), in NumPy."""
+    rng, heads = np.random.default_rng(0), 2
+    x, c = rng.normal(size=(2, 5, 8)), rng.normal(size=(2, 1, 8))
+    module, group = DiTBlock(heads, 4.0, PUBLISHED, jnp.float32), np.zeros(5, int)
+    args = jnp.asarray(x, jnp.float32), jnp.asarray(c, jnp.float32), group, None
+    params = filled(jax.eval_shape(lambda *args: module.init(jax.random.key(0), *args, group, None), *args[:2]))
+    p = jax.tree.map(np.asarray, params["params"])
+
+    def dense(x, layer):
+        return x @ layer["kernel"] + layer["bias"]
+
+    def norm(x):
+        return (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-6)
+
+    def attention(x):
+        q, k, v = (
+            y.reshape(2, 5, heads, 4).transpose(0, 2, 1, 3) for y in np.split(dense(x, p["attention"]["qkv"]), 3, -1)
+        )
+        scores = np.exp(q @ k.transpose(0, 1, 3, 2) / 2)
+        y = scores / scores.sum(-1, keepdims=True) @ v
+        return dense(y.transpose(0, 2, 1, 3).reshape(2, 5, 8), p["attention"]["out"])
+
+    def mlp(x):
+        x = dense(x, p["mlp"]["in"])
+        return dense(x / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))), p["mlp"]["out"])
+
+    modulation = np.split(dense(c / (1 + np.exp(-c)), p["modulation"]), 6, -1)
+    for (shift, scale, gate), layer in zip((modulation[:3], modulation[3:]), (attention, mlp), strict=True):
+        x = x + gate * layer(norm(x) * (1 + scale) + shift)
+    np.testing.assert_allclose(module.apply(params, *args)[0], x, atol=1e-4)
+
+
+COUNTS = {"S": 32_963_360, "B": 130_512_416, "L": 458_102_816, "XL": 675_129_632}  # published, of patch 2
+
+
+@pytest.mark.parametrize("patch", [2, 4, 8])
+@pytest.mark.parametrize("size", SIZES)
+def test_parameter_counts_are_those_published(size, patch):
+    """DiT counts its frozen sin-cos table, [tokens, width], and learns sigma, so that its head is twice as wide."""
+    width, depth, heads = SIZES[size]
+    streams = {"image": dj.streams.image((32, 32, 4), patch), "label": dj.streams.label(1000)}
+    shapes = jax.eval_shape(dj.DiT(streams, width=width, depth=depth, heads=heads).init, jax.random.key(0))
+    table, sigma = (32 // patch) ** 2 * width, (width + 1) * patch**2 * 4
+    found = sum(leaf.size for leaf in jax.tree.leaves(shapes)) + table + sigma
+    # Only the patch layers and the table depend on the patch: what a patch adds to the published count of patch 2.
+    of_patch = lambda p: p**2 * 4 * width + 2 * p**2 * 4 * (width + 1) + (32 // p) ** 2 * width
+    assert found == COUNTS[size] + of_patch(patch) - of_patch(2)
+
+
+# One program, however it is run ---------------------------------------------------------------------------------------
+
+
+@every_block
+def test_scan_is_a_loop_over_layers(block):
+    (model, params), (x, t) = network(block=block), sample_of(STREAMS)
+    (tokens, condition, *rest), after = around_the_blocks(model, params, x, t)
+    if block.modulation == "shared":
+        shared = params["params"]["modulation"]
+        condition = jax.nn.silu(condition) @ shared["kernel"] + shared["bias"]
+    layer = jax.jit(DiTBlock(model.heads, model.mlp_ratio, block, model.dtype).apply)
+    for i in range(model.depth):
+        one = jax.tree.map(lambda leaf, i=i: leaf[i], params["params"]["blocks"])
+        tokens, _ = layer({"params": one}, tokens, condition, *rest)
+    np.testing.assert_allclose(after, tokens, atol=1e-4)
+
+
+def test_unrolled_layers_are_the_same_layers():
+    (model, params), (x, t) = network(), sample_of(STREAMS)
+    unrolled = apply(dataclasses.replace(model, unroll=model.depth), params, x, t)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-5), unrolled, apply(model, params, x, t))
+
+
+def grad(model):
+    def cost(params, x, t):
+        return sum(jnp.sum(jnp.sin(value)) for value in model.apply(params, x, t).values())
+
+    return jax.value_and_grad(cost)
+
+
+@pytest.mark.parametrize("remat", [name for name in REMAT if name != "none"])
+def test_remat_recomputes_and_changes_nothing(remat):
+    (plain, params), (x, t) = network(remat="none"), sample_of(STREAMS)
+    model = dataclasses.replace(plain, remat=remat)
+    programs = [str(jax.make_jaxpr(grad(m))(params, x, t)) for m in (plain, model)]
+    assert "checkpoint[" not in programs[0] and "checkpoint[" in programs[1]
+    wanted, found = (jax.jit(grad(m))(params, x, t) for m in (plain, model))
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-4), found, wanted)
+
+
+def test_remat_policies_differ():
+    (model, params), (x, t) = network(), sample_of(STREAMS)
+    programs = {str(jax.make_jaxpr(grad(dataclasses.replace(model, remat=r)))(params, x, t)) for r in REMAT}
+    assert len(programs) == len(REMAT)
+
+
+@every_block
+def test_forward_and_reverse_derivatives_agree(block):
+    """<u, J v> = <J^T u, v>: few-step objectives differentiate the network forwards."""
+    (model, params), (x, t) = network(block=block), sample_of(STREAMS)
+    of_image = lambda image: model.apply(params, {**x, "image": image}, t)["image"]
+    u, v = (jnp.asarray(np.random.default_rng(i).normal(size=x["image"].shape), jnp.float32) for i in (1, 2))
+    _, forward = jax.jit(lambda: jax.jvp(of_image, (x["image"],), (v,)))()
+    backward = jax.jit(lambda: jax.vjp(of_image, x["image"])[1](u)[0])()
+    assert float(jnp.vdot(u, forward)) == pytest.approx(float(jnp.vdot(backward, v)), rel=1e-3)
+
+
+@every_block
+def test_bfloat16_is_a_coarser_float32(block):
+    (model, params), (x, t) = network(block=block), sample_of(STREAMS)
+    coarse = dataclasses.replace(model, dtype=jnp.bfloat16)
+    assert "bf16" in str(jax.make_jaxpr(coarse.apply)(params, x, t))
+    for name, wanted in apply(model, params, x, t).items():
+        found = apply(coarse, params, x, t)[name]
+        assert found.dtype == jnp.float32 and np.any(found != wanted)
+        assert np.linalg.norm(found - wanted) < 0.03 * np.linalg.norm(wanted)
+
+
+def test_the_program_is_the_same_in_every_process():
+    """Hosts of one job must compile one program, whatever the order in which Python hashes names."""
+    program = """
+import hashlib, jax, jax.numpy as jnp, dit_jax as dj
+streams = {"image": dj.streams.image((2, 2, 1), 1)} | {name: dj.streams.label(5 + ord(name)) for name in "abcdef"}
+model = dj.DiT(streams, width=12, depth=1, heads=1)
+params = jax.eval_shape(model.init, jax.random.key(0))
+x = {name: jnp.zeros((1, *stream.shape), stream.process.dtype) for name, stream in streams.items()}
+jaxpr = jax.make_jaxpr(model.apply)(params, x, {name: jnp.ones(1) for name in x})
+print(hashlib.sha256(str(jaxpr).encode()).hexdigest())
+"""
+    runs = [
+        subprocess.Popen(
+            [sys.executable, "-c", program],
+            env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": os.pathsep.join(sys.path)},
+            stdout=subprocess.PIPE,
+        )
+        for seed in "12"
+    ]
+    first, second = (run.communicate()[0] for run in runs)
+    assert first and first == second
+
+
+# What is learnt -------------------------------------------------------------------------------------------------------
+
+
+@every_block
+def test_every_parameter_learns(block):
+    """Gates and heads start at zero and hide what is behind them, so it takes two steps until all gradients are there."""
+    model, (x, t) = dj.DiT(STREAMS, **SMALL, block=block), sample_of(STREAMS)
+    params = jax.jit(model.init)(jax.random.key(0))
+
+    def cost(params):
+        out = model.apply(params, x, t)
+        return sum(jnp.mean((out[name] - 1 - x[name]) ** 2) for name in out)
+
+    slope = jax.jit(jax.grad(cost))
+    for _ in range(2):
+        params = jax.tree.map(lambda p, g: p - 0.1 * g, params, slope(params))
+    slopes = slope(params)["params"]
+    for path, leaf in jax.tree_util.tree_leaves_with_path(slopes):
+        layers = leaf if path[0].key == "blocks" else leaf[None]
+        assert all(np.any(layer != 0) for layer in layers), jax.tree_util.keystr(path)
+    assert np.all(np.any(slopes["label_embed"]["embedding"] != 0, axis=1))  # every class, and the mask
+
+
+# Who may know what ----------------------------------------------------------------------------------------------------
+
+
+@every_block
+def test_a_stream_at_one_does_not_leak_its_clean_value(block):
+    """Not one bit of any output may depend on what a stream at t = 1 was, whatever its process."""
+    model, params = network(block=block)
+    rng, keys = np.random.default_rng(1), jax.random.split(jax.random.key(0), 4)
+
+    def answer(hidden, level, clean):
+        x, t = sample_of(STREAMS)
+        x[hidden], _ = STREAMS[hidden].process.corrupt(keys, clean, jnp.full(4, level))
+        return apply(model, params, x, {**t, hidden: jnp.full(4, level)})
+
+    for hidden, stream in STREAMS.items():
+        if hidden == "label":
+            values = [jnp.array([0, 1, 2, 0]), jnp.array([1, 2, 0, 2])]
+        else:
+            values = [jnp.asarray(rng.normal(size=(4, *stream.shape)), jnp.float32) for _ in range(2)]
+        absent, there = ([answer(hidden, level, value) for value in values] for level in (1.0, 0.0))
+        jax.tree.map(np.testing.assert_array_equal, *absent)
+        assert all(jax.tree.leaves(jax.tree.map(lambda a, b: np.all(np.any(a != b)), *there)))
+
+
+def test_a_streams_level_modulates_its_own_tokens_only():
+    """Where attention says nothing, a stream's output knows neither the level nor the value of another."""
+    (model, params), (x, t) = network(), sample_of(STREAMS)
+    params = deaf(params)
+    before = apply(model, params, x, t)
+    after = apply(model, params, {**x, "sound": x["sound"] + 1}, {**t, "sound": t["sound"] + 0.1})
+    np.testing.assert_array_equal(after["image"], before["image"])
+    level_only = apply(model, params, x, {**t, "sound": t["sound"] + 0.1})
+    np.testing.assert_array_equal(level_only["image"], before["image"])
+    assert np.all(np.any(level_only["sound"] != before["sound"], axis=(1, 2, 3)))
+
+
+@every_block
+def test_equal_levels_of_groups_are_one_level(block):
+    (model, params), (x, t) = network(block=block), sample_of(STREAMS)
+    one = apply(model, params, x, t)
+    many = apply(model, params, x, {**t, "image": jnp.repeat(t["image"][:, None], 2, axis=1)})
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), many, one)
+
+
+def test_a_group_is_modulated_by_its_own_level():
+    model, params = network("image", "label")
+    (x, t), params = sample_of(model.streams), deaf(params)
+    levels = jnp.repeat(t["image"][:, None], 2, axis=1)
+    a, b = (apply(model, params, x, {**t, "image": level})["image"] for level in (levels, levels.at[:, 1].add(0.1)))
+    np.testing.assert_array_equal(np.any(a != b, axis=(0, 2, 3)), [False, False, True, True])
+
+
+@every_block
+def test_a_token_is_known_by_its_position_not_its_place(block):
+    """Tokens shuffled together with their positions give shuffled outputs; positions alone shuffled do not."""
+    order = np.array([3, 0, 5, 1, 4, 2])
+
+    def shuffle(x):
+        return unpatchify(patchify(x, (2, 2))[:, order], (4, 6), (2, 2))
+
+    where = positions((2, 3), (1, 2))
+    model, params = network("image", "label", block=block)
+    moved = dj.DiT({"image": dataclasses.replace(IMAGE, positions=where[order]), "label": LABEL}, **SMALL, block=block)
+    x, t = sample_of(model.streams)
+    out = shuffle(apply(model, params, x, t)["image"])
+    np.testing.assert_allclose(
+        apply(moved, params, {**x, "image": shuffle(x["image"])}, t)["image"], out, rtol=1e-4, atol=1e-5
+    )
+    assert np.max(np.abs(apply(model, params, {**x, "image": shuffle(x["image"])}, t)["image"] - out)) > 1e-2
+
+
+def test_modern_positions_are_relative():
+    """A rotary network gives the same answer wherever the image lies."""
+    model, params = network("image", "label", block=MODERN)
+    far = dataclasses.replace(IMAGE, positions=IMAGE.positions + np.array([2, 5, 3], np.float32))
+    x, t = sample_of(model.streams)
+    found = apply(dataclasses.replace(model, streams={"image": far, "label": LABEL}), params, x, t)["image"]
+    np.testing.assert_allclose(found, apply(model, params, x, t)["image"], rtol=1e-3, atol=1e-4)
+
+
+def test_an_example_ignores_its_neighbours():
+    (model, params), (x, t) = network(), sample_of(STREAMS)
+    whole = apply(model, params, x, t)
+    other, _ = sample_of(STREAMS, seed=7)
+    mixed = jax.tree.map(lambda a, b: b.at[0].set(a[0]), x, other)
+    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a[0], b[0]), apply(model, params, mixed, t), whole)

@@ -1,0 +1,85 @@
+"""The house rules, read from the source: imports point down, and the house stays small enough to read."""
+
+import ast
+import pathlib
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+PACKAGE = ROOT / "dit_jax"
+FILES = {path.relative_to(ROOT).as_posix(): path for path in sorted(PACKAGE.rglob("*.py"))}
+SCRIPTS = {path.name: path for path in sorted(ROOT.glob("*.py"))}
+
+# What a folder may import of the others; entry points, commands and config.py stand above and may import them all.
+MAY_IMPORT = {
+    "diffusion": {"diffusion"},
+    "network": {"diffusion", "network"},
+    "streams": {"diffusion", "network", "streams"},
+    "data": {"data", "diffusion"},
+    "parallel": {"parallel"},
+    "training": {"training", "evaluation", "parallel", "data", "streams", "network", "diffusion", "run"},
+    "evaluation": {"evaluation", "parallel", "data", "streams", "network", "diffusion", "run"},
+}
+
+
+def imports(path):
+    """Every module that a file imports, anywhere in it; `from a import b` counts as a.b where that is a module too."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are absolute here"
+            for alias in node.names:
+                inner = ROOT / f"{node.module}.{alias.name}".replace(".", "/")
+                is_module = inner.is_dir() or inner.with_suffix(".py").exists()
+                yield f"{node.module}.{alias.name}" if is_module else node.module
+
+
+def importers(module, files=FILES):
+    return {name for name, path in files.items() if any(f"{i}.".startswith(f"{module}.") for i in imports(path))}
+
+
+def inside(*folders):
+    return {name for name in FILES if name.split("/")[1] in folders}
+
+
+@pytest.mark.parametrize("folder", MAY_IMPORT)
+def test_imports_point_down(folder):
+    assert inside(folder), f"there is no dit_jax/{folder}"
+    for name in inside(folder):
+        ours = [module.split(".")[1:2] for module in imports(FILES[name]) if module.split(".")[0] == "dit_jax"]
+        assert all(ours), f"{name} imports the whole package"
+        wrong = {module for (module,) in ours} - MAY_IMPORT[folder]
+        assert not wrong, f"{name} imports {wrong}"
+
+
+def test_every_folder_has_its_rule():
+    folders = {path.name for path in PACKAGE.iterdir() if any(path.glob("*.py"))}
+    assert folders == MAY_IMPORT.keys()
+
+
+def test_only_the_network_and_the_streams_know_flax():
+    assert importers("flax") <= inside("network", "streams")
+
+
+def test_only_the_config_knows_ml_collections():
+    assert importers("ml_collections") <= {"dit_jax/config.py"}
+    assert not importers("ml_collections", SCRIPTS)
+
+
+def test_the_config_is_known_only_above_it():
+    assert not importers("dit_jax.config") & inside(*MAY_IMPORT)
+
+
+@pytest.mark.parametrize("module", ["torch", "tensorflow", "transformers", "diffusers"])
+def test_one_framework_is_enough(module):
+    assert not importers(module, FILES | SCRIPTS)
+
+
+def test_a_file_has_a_name_that_says_what_is_in_it():
+    drawers = {"utils.py", "util.py", "helpers.py", "common.py", "misc.py"}
+    assert not drawers & {path.name for path in FILES.values()}
+
+
+def test_the_package_can_be_read_in_an_afternoon():
+    assert sum(len(path.read_text().splitlines()) for path in FILES.values()) <= 3000

@@ -1,0 +1,97 @@
+"""Leaves: what each stream promises to the mathematics, the network and the shell."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dit_jax.streams import STREAMS, image, label
+from dit_jax.streams.given import read_given
+
+pytestmark = pytest.mark.usefixtures("quick")
+
+EXAMPLES = {"image": image((4, 6, 3), patch=2), "label": label(10)}
+every_stream = pytest.mark.parametrize("stream", EXAMPLES.values(), ids=EXAMPLES)
+
+
+def test_every_stream_is_tried_here():
+    assert EXAMPLES.keys() == STREAMS.keys()
+
+
+@every_stream
+def test_embed_makes_a_token_for_every_position_and_head_makes_the_prediction(stream):
+    x = stream.process.prior(jax.random.split(jax.random.key(0), 2), stream.shape)
+    tokens, _ = stream.embed(16, jnp.float32, "embed").init_with_output(jax.random.key(0), x)
+    assert tokens.shape == ((2, 16) if stream.positions is None else (2, len(stream.positions), 16))
+    if stream.head is not None:
+        out, _ = stream.head(16, jnp.float32, "head").init_with_output(jax.random.key(0), tokens)
+        assert out.shape == x.shape and np.all(out == 0)
+
+
+@every_stream
+def test_levels_are_levels(stream):
+    t = stream.levels(jnp.linspace(0.001, 0.999, 999))
+    assert np.all((t >= 0) & (t <= 1))
+
+
+def test_an_image_has_a_row_and_a_column_for_every_patch():
+    np.testing.assert_array_equal(
+        image((4, 6, 3), patch=2).positions, [(0, row, column) for row in range(2) for column in range(3)]
+    )
+    with pytest.raises(ValueError, match="does not divide"):
+        image((4, 6, 3), patch=4)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_an_image_shows_minus_one_as_black_and_one_as_white(channels):
+    x = np.linspace(-1.5, 1.5, 2 * 4 * 4 * channels).reshape(2, 4, 4, channels).astype(np.float32)
+    shown = image((4, 4, channels)).show(x)
+    assert shown.shape == x.shape and shown.dtype == np.uint8
+    np.testing.assert_array_equal(shown[x <= -1], 0)
+    np.testing.assert_array_equal(shown[x >= 1], 255)
+    inside = np.abs(x) < 1
+    assert np.max(np.abs(shown[inside] / 127.5 - 1 - x[inside])) <= 0.5 / 127.5 + 1e-6
+
+
+def test_every_byte_is_shown_as_itself():
+    byte = np.arange(256, dtype=np.float32).reshape(1, 16, 16, 1)
+    np.testing.assert_array_equal(image((16, 16, 1)).show(byte / 127.5 - 1), byte)
+
+
+def test_a_labels_mask_is_its_last_embedding():
+    embed = label(3).embed(8, jnp.float32, "label")
+    rows, params = embed.init_with_output(jax.random.key(0), jnp.arange(4))
+    assert params["params"]["embedding"].shape == (4, 8)
+    np.testing.assert_array_equal(rows, params["params"]["embedding"])
+
+
+@pytest.mark.parametrize(("text", "labels"), [("3", [3]), ("0,2,5", [0, 2, 5]), ("all", range(10)), ("9,9", [9, 9])])
+def test_labels_are_read_from_the_shell(text, labels):
+    read = label(10).read(text)
+    assert read.dtype == np.int32
+    np.testing.assert_array_equal(read, list(labels))
+
+
+@pytest.mark.parametrize("text", ["cat", "1.5", "", "1,,2", "0-3"])
+def test_what_is_not_a_label_is_an_error_that_says_what_is(text):
+    with pytest.raises(ValueError, match=r"integer, a list such as 0,2,5, or all"):
+        label(10).read(text)
+
+
+@pytest.mark.parametrize(("text", "wrong"), [("10", 10), ("3,-1", -1), ("0,99", 99)])
+def test_a_label_that_does_not_exist_is_an_error_that_names_it(text, wrong):
+    with pytest.raises(ValueError, match=rf"label {wrong} does not exist: labels are 0 \.\.\. 9"):
+        label(10).read(text)
+
+
+def test_given_values_take_turns():
+    streams = {"image": EXAMPLES["image"], "label": EXAMPLES["label"]}
+    given = read_given(streams, ["label=0,2,5"], 7)
+    np.testing.assert_array_equal(given["label"], [0, 2, 5, 0, 2, 5, 0])
+    assert read_given(streams, [], 7) == {}
+
+
+@pytest.mark.parametrize("text", ["label", "lable=3", "image=3", "=3"])
+def test_what_cannot_be_given_is_an_error_that_says_what_can(text):
+    with pytest.raises(ValueError, match="STREAM=VALUE, where STREAM is one of: label"):
+        read_given(EXAMPLES, [text], 4)
