@@ -3,9 +3,9 @@
     pip install torch diffusers && python benchmarks/cpu_vs_diffusers.py
 
 Each repetition runs both sides in turn; the result is the ratio of the medians, theirs over ours: above 1, this project
-is faster. Both sides run their defaults: torch eagerly, ours jitted, a thread a processor. Diffusers embeds the level and
-the class anew in each block, so its AdamW updates 40 million parameters, ours 33 million. Leave the machine alone
-meanwhile: torch's threads wait by spinning, and a busy machine (see the load printed) makes us look better than we are.
+is faster. Both sides run their defaults: torch eagerly, ours jitted, a thread a processor. Diffusers embeds the level
+and the class anew in each block, so its AdamW updates 40 million parameters, ours 33 million. Leave the machine alone
+meanwhile: torch's threads wait by spinning, so a busy machine (the load is printed) flatters us.
 """
 
 import os

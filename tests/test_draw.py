@@ -63,6 +63,12 @@ def test_the_mesh_does_not_matter(axes, solver, params):
     np.testing.assert_allclose(spread["image"], alone["image"], atol=1e-5)
 
 
+def test_parameters_may_come_from_another_mesh(params, reference):
+    """Those of a pmap run are on one device."""
+    drawn = gather(draw(RUN, jax.device_put(params, jax.devices()[3]), make_mesh(), HOW))
+    np.testing.assert_allclose(drawn["image"], reference["image"], atol=1e-5)
+
+
 def test_another_seed_draws_others(params, reference):
     drawn = gather(draw(RUN, params, one_device(), dataclasses.replace(HOW, seed=1)))
     assert np.abs(drawn["image"] - reference["image"]).max() > 0.01

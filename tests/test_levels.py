@@ -14,8 +14,10 @@ from dit_jax.diffusion.stream import Stream
 
 pytestmark = pytest.mark.usefixtures("exact")
 
+UNIFORM = uniform()
 
-def stream(process, quantile=uniform(), drawn=True):
+
+def stream(process, quantile=UNIFORM, drawn=True):
     return Stream(shape=(2,), process=process, levels=quantile, embed=None, head=object if drawn else None)
 
 

@@ -70,7 +70,7 @@ def test_a_visible_token_costs_nothing_however_wrong():
 
 
 def test_the_bound_is_the_any_order_autoregressive_likelihood():
-    """E_t (1/t) sum of hidden nll = E_order sum_k nll of the next token: both by enumeration, for any network at all."""
+    """E_t (1/t) sum of hidden nll = E_order sum_k nll of the next token, by enumeration, for any network at all."""
     vocabulary, length, x = 2, 3, (1, 0, 1)
     table = np.random.default_rng(0).normal(size=(vocabulary + 1,) * length + (length, vocabulary))
 
@@ -111,7 +111,7 @@ def test_move_draws_from_the_logits_and_keeps_what_is_visible():
 
 @pytest.mark.parametrize("steps", [1, 2, 4, 8])
 def test_sampling_two_tokens_errs_by_one_over_the_steps(steps):
-    """Tokens revealed in one step are drawn independently, so the law is exact: mix the product of marginals in, 1/steps."""
+    """Tokens revealed in one step are drawn independently, so their product of marginals mixes in, by 1/steps."""
     joint, n = np.array([[0.45, 0.05], [0.1, 0.4]]), 40_000
     rows, columns = joint.sum(1), joint.sum(0)
     first = jnp.log(np.stack([*(joint / columns).T, rows]))  # token 0, by what token 1 is: 0, 1 or hidden

@@ -17,8 +17,10 @@ pytestmark = pytest.mark.usefixtures("exact")
 
 KEY = jax.random.key(0)
 
+UNIFORM = uniform()
 
-def stream(shape, process, levels=uniform(), scored=True):
+
+def stream(shape, process, levels=UNIFORM, scored=True):
     return Stream(shape=shape, process=process, levels=levels, embed=None, head=object if scored else None)
 
 

@@ -1,6 +1,6 @@
 """The sampler: what a sample may depend on, and one loop for joint, marginal, conditional and sequential sampling."""
 
-import itertools
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ from dit_jax.diffusion.stream import Stream
 pytestmark = pytest.mark.usefixtures("quick")
 
 KEY = jax.random.key(0)
-every_solver = pytest.mark.parametrize("solver", SOLVERS.values(), ids=SOLVERS)
+every_solver = pytest.mark.parametrize("solver", SOLVERS)
 
 
 def stream(shape, process, drawn=True):
@@ -47,44 +47,67 @@ def entangled(x, t):
     }
 
 
-def draw(num, given=None, solver=SOLVERS["2m"], streams=STREAMS, predict=entangled, **options):
-    return dj.sample(predict, streams, KEY, num, given, steps=6, solver=solver, **options)
+@functools.cache
+def sampler(predict, names, drawn, solver):
+    """walk, compiled once for all tests that walk the same way."""
+    streams = {name: STREAMS[name] for name in names}
+    rows = {name: (np.linspace(1, 0, 7) if name in drawn else np.zeros(7)) for name in names}
+    return jax.jit(lambda keys, given: walk(predict, streams, keys, given, rows, SOLVERS[solver]))
+
+
+def draw(rows, given, solver="2m", predict=entangled, names=tuple(STREAMS)):
+    """The samples of these rows of KEY, with some streams given."""
+    drawn = tuple(name for name in names if name not in given)
+    keys = example_keys(KEY, jnp.asarray(rows))
+    return sampler(predict, names, drawn, solver)(keys, {name: jnp.asarray(value) for name, value in given.items()})
+
+
+FIRST, SOME = np.arange(4), np.array([11, 2, 5, 14])
 
 
 @every_solver
 def test_a_sample_is_its_keys_alone(solver):
-    """Sample i is the same in a batch of 16, in one of 4, and picked out with some of its fellows."""
-    many = draw(16, {"label": LABELS}, solver)
-    few = draw(4, {"label": LABELS[:4]}, solver)
-    rows = np.array([11, 2, 5])
-    schedule = {name: np.linspace(1, 0, 7) for name in STREAMS} | {"label": np.zeros(7)}
-    picked = walk(entangled, STREAMS, example_keys(KEY, jnp.asarray(rows)), {"label": LABELS[rows]}, schedule, solver)
-    for name in STREAMS:
-        np.testing.assert_allclose(few[name], many[name][:4], atol=1e-6)
-        np.testing.assert_allclose(picked[name], many[name][rows], atol=1e-6)
+    """Sample i is the same among 16, among the first 4, and picked out with some of its fellows."""
+    many = draw(np.arange(16), {"label": LABELS}, solver)
+    for rows in (FIRST, SOME):
+        for name, value in draw(rows, {"label": LABELS[rows]}, solver).items():
+            np.testing.assert_allclose(value, many[name][rows], atol=1e-6)
+
+
+def test_sample_walks_from_one_to_zero():
+    """`sample` is `walk` over the rows of examples 0 ... num - 1, and can be jitted as a whole."""
+    wanted = draw(FIRST, {"label": LABELS[:4]})
+    sample = lambda labels: dj.sample(entangled, STREAMS, KEY, 4, {"label": labels}, steps=6)
+    for found in (sample(LABELS[:4]), jax.jit(sample)(LABELS[:4])):
+        assert found.keys() == STREAMS.keys()
+        for name in STREAMS:
+            np.testing.assert_allclose(found[name], wanted[name], atol=1e-5)
 
 
 def test_a_sample_ignores_what_its_neighbours_are_given():
-    a, b = draw(4, {"label": np.array([1, 0, 0, 0])}), draw(4, {"label": np.array([1, 2, 2, 2])})
+    a, b = (draw(FIRST, {"label": np.array(labels)}) for labels in ([1, 0, 0, 0], [1, 2, 2, 2]))
     for name in ("image", "sound", "text"):
         np.testing.assert_array_equal(a[name][0], b[name][0])
     assert np.all(a["image"][1] != b["image"][1])
 
 
-def test_samples_and_keys_differ():
-    x = draw(16)
-    assert len(np.unique(x["image"])) == 16 * 6
-    other = dj.sample(entangled, STREAMS, jax.random.key(1), 16, steps=6)
-    assert np.all(x["image"] != other["image"])
+def test_samples_differ():
+    x = draw(np.arange(16), {"label": np.zeros(16, np.int32)})
+    assert len(np.unique(x["image"])) == 16 * 6 and len(np.unique(x["sound"])) == 16 * 4
 
 
 @every_solver
-def test_given_values_come_back_untouched(solver):
-    given = {"label": LABELS[:4], "sound": np.random.default_rng(0).normal(size=(4, 4)).astype(np.float32)}
-    x = draw(4, given, solver)
+def test_given_values_come_back_untouched_and_no_mask_is_left(solver):
+    x = draw(np.arange(16), {"label": LABELS}, solver)
+    np.testing.assert_array_equal(x["label"], LABELS)
+    assert x["text"].dtype == jnp.int32 and set(np.unique(x["text"])) <= set(range(6))
+
+
+def test_any_stream_can_be_given():
+    given = {"sound": np.random.default_rng(0).normal(size=(4, 4)).astype(np.float32), "text": np.eye(4, 5, dtype=int)}
+    x = draw(FIRST, given | {"label": LABELS[:4]})
     for name, value in given.items():
         np.testing.assert_array_equal(x[name], value)
-    assert x.keys() == STREAMS.keys()
 
 
 def watched(predict, seen):
@@ -99,8 +122,8 @@ def watched(predict, seen):
 
 def test_an_absent_stream_stays_at_its_prior():
     seen, streams = [], STREAMS | {"sound": stream((4,), Gaussian(), drawn=False)}
-    sound = draw(200, streams=streams, predict=watched(entangled, seen))["sound"]
-    assert len(seen) == 6 and abs(np.std(sound) - 1) < 0.1
+    sound = dj.sample(watched(entangled, seen), streams, KEY, 200, steps=3)["sound"]
+    assert len(seen) == 3 and abs(np.std(sound) - 1) < 0.1
     for x, t in seen:
         assert np.all(t["label"] == 1) and np.all(t["sound"] == 1) and np.all(x["label"] == 3)
         np.testing.assert_array_equal(x["sound"], sound)
@@ -108,61 +131,24 @@ def test_an_absent_stream_stays_at_its_prior():
 
 def test_the_network_sees_levels_fall_from_one_to_zero():
     seen = []
-    draw(2, {"label": LABELS[:2]}, predict=watched(entangled, seen), shift=3.0)
-    wanted = np.repeat(shifted(np.linspace(1, 0, 7), 3.0)[:-1, None], 2, axis=1)
+    dj.sample(watched(entangled, seen), STREAMS, KEY, 4, {"label": LABELS[:4]}, steps=6, shift=3.0)
+    wanted = np.repeat(shifted(np.linspace(1, 0, 7), 3.0)[:-1, None], 4, axis=1)
     for name in ("image", "sound", "text"):
         np.testing.assert_allclose([t[name] for _, t in seen], wanted, atol=1e-6)
     assert all(np.all(t["label"] == 0) for _, t in seen)
 
 
-@every_solver
-def test_a_streams_noise_ignores_other_streams_and_their_order(solver):
-    def predict(x, t):
-        return {name: 0.3 * z for name, z in x.items()}
-
-    image, other = STREAMS["image"], stream((7,), Gaussian())
-    alone = draw(3, solver=solver, streams={"image": image}, predict=predict)["image"]
-    for streams in ({"image": image, "other": other}, {"other": other, "image": image}):
-        np.testing.assert_allclose(draw(3, solver=solver, streams=streams, predict=predict)["image"], alone, atol=1e-6)
+def test_a_streams_noise_ignores_other_streams_and_their_order():
+    shrink = lambda x, t: {name: 0.3 * z for name, z in x.items()}
+    alone = draw(FIRST, {}, "sde_2m", shrink, ("image",))["image"]
+    for names in (("image", "sound"), ("sound", "image")):
+        np.testing.assert_allclose(draw(FIRST, {}, "sde_2m", shrink, names)["image"], alone, atol=1e-6)
 
 
 def test_two_streams_start_from_different_noise():
     streams = {"a": stream((4,), Gaussian(), drawn=False), "b": stream((4,), Gaussian(), drawn=False)}
-    x = draw(3, streams=streams, predict=lambda x, t: {})
+    x = dj.sample(lambda x, t: {}, streams, KEY, 4, steps=1)
     assert np.all(x["a"] != x["b"])
-
-
-@every_solver
-def test_a_single_value_is_found_exactly_however_the_network_says_it(solver):
-    """Data that is always 0.7, under every prediction and schedule (Heun's steps are exact on straight paths only)."""
-    schedules = ["rectified"] if solver is SOLVERS["heun"] else SCHEDULES
-    streams = {
-        f"{schedule} {prediction}": stream((3,), Gaussian(SCHEDULES[schedule], PREDICTIONS[prediction]))
-        for schedule, prediction in itertools.product(schedules, PREDICTIONS)
-    }
-
-    def predict(x, t):
-        def say(process, z, t):
-            alpha, sigma = process.schedule(t)
-            p, q = process.prediction(process.schedule, t)
-            return p * 0.7 + q * (z - alpha * 0.7) / sigma
-
-        return {name: say(stream.process, x[name], t[name][:, None]) for name, stream in streams.items()}
-
-    for name, value in draw(4, solver=solver, streams=streams, predict=predict).items():
-        np.testing.assert_allclose(value, 0.7, atol=1e-4, err_msg=name)
-
-
-def test_no_mask_is_left():
-    text = draw(64)["text"]
-    assert text.dtype == jnp.int32 and set(np.unique(text)) <= set(range(6))
-
-
-def test_sampling_can_be_jitted():
-    labels = LABELS[:4]
-    jitted = jax.jit(lambda labels: draw(4, {"label": labels}))(labels)
-    for name, value in draw(4, {"label": labels}).items():
-        np.testing.assert_allclose(jitted[name], value, atol=1e-5)
 
 
 # x and y are jointly Gaussian, so the denoiser is a matrix, and every way to sample them has a known answer.

@@ -11,7 +11,7 @@ from dit_jax.diffusion import levels
 from dit_jax.diffusion.keys import example_keys
 from dit_jax.diffusion.sampler import walk
 from dit_jax.diffusion.solvers import SOLVERS
-from dit_jax.parallel.mesh import BATCH, batch_devices
+from dit_jax.parallel.mesh import BATCH, batch_devices, shardings
 from dit_jax.run import Run, Sample
 from dit_jax.streams.given import read_given
 
@@ -26,6 +26,7 @@ def draw(run: Run, params: Any, mesh: Mesh, how: Sample) -> Iterator[dict[str, n
     batch = -(-min(how.batch, how.num) // parts) * parts
     given = read_given(run.streams, how.given, how.num)
     schedule = levels.schedule(run.streams, given, how.steps, how.shift)
+    params = jax.device_put(params, shardings(params, mesh))
     spread = NamedSharding(mesh, BATCH)
 
     @jax.jit
