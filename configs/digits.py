@@ -1,4 +1,4 @@
-"""scikit-learn's bundled digits: 8 x 8, ten classes, 898 real images to train on; no download.
+"""scikit-learn's bundled digits: 8 x 8, ten classes, 899 real images to train on; no download.
 
 python train.py --config=configs/digits.py --workdir=runs/digits
 """
@@ -9,15 +9,18 @@ from dit_jax.config import default, stream
 def get_config():
     config = default()
     config.streams = {
-        "image": stream("image", shape=(8, 8, 1), patch=2),
+        "image": stream("image", shape=(8, 8, 1), patch=2, levels="uniform()"),
         "label": stream("label", classes=10),
     }
-    config.model = dict(config.model, width=96, depth=4, heads=3, block="modern", remat="none")
+    config.model.update(width=96, depth=4, heads=3, block="modern")
     config.data.name = "digits"
     config.optimizer.name = "muon"
     config.optimizer.learning_rate = 4e-3
-    config.train.steps = 2000
+    config.optimizer.decay = "linear"
+    config.train.steps = 1500
     config.train.ema = 0.995
     config.sample.given = ("label=all",)
     config.sample.num = 100
+    config.sample.batch = 250
+    config.sample.solver = "ancestral"
     return config

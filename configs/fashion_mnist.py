@@ -13,7 +13,7 @@ def get_config():
         "image": stream("image", shape=(28, 28, 1), patch=4),
         "label": stream("label", classes=10),
     }
-    config.model = dict(config.model, width=192, depth=6, heads=6, block="modern", remat="none")
+    config.model.update(width=192, depth=6, heads=6, block="modern")
     config.data.name = "fashion_mnist"
     config.data.batch_size = 128
     config.data.augment = "flip"

@@ -249,16 +249,17 @@ def test_bfloat16_is_a_coarser_float32(block):
         assert np.linalg.norm(found - wanted) < 0.03 * np.linalg.norm(wanted)
 
 
-def test_the_program_is_the_same_in_every_process():
-    """Hosts of one job must compile one program, whatever the order in which Python hashes names."""
+def test_the_program_and_the_noise_are_the_same_in_every_process():
+    """Hosts of one job must compile one program and draw one noise, however Python hashes names today."""
     program = """
 import hashlib, jax, jax.numpy as jnp, dit_jax as dj
+from dit_jax.diffusion.keys import stream_id
 streams = {"image": dj.streams.image((2, 2, 1), 1)} | {name: dj.streams.label(5 + ord(name)) for name in "abcdef"}
 model = dj.DiT(streams, width=12, depth=1, heads=1)
 params = jax.eval_shape(model.init, jax.random.key(0))
 x = {name: jnp.zeros((1, *stream.shape), stream.process.dtype) for name, stream in streams.items()}
 jaxpr = jax.make_jaxpr(model.apply)(params, x, {name: jnp.ones(1) for name in x})
-print(hashlib.sha256(str(jaxpr).encode()).hexdigest())
+print(hashlib.sha256(str(jaxpr).encode()).hexdigest(), [stream_id(name) for name in streams])
 """
     runs = [
         subprocess.Popen(

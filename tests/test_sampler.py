@@ -151,6 +151,18 @@ def test_two_streams_start_from_different_noise():
     assert np.all(x["a"] != x["b"])
 
 
+def test_every_step_has_noise_of_its_own():
+    """The standard deviation of ancestral samples of N(0, 0.35^2) in 25 steps, by the recursion in test_solvers.py."""
+
+    def predict(x, t):
+        alpha, sigma = 1 - t["image"][:, None], t["image"][:, None]
+        return {"image": alpha * 0.35**2 / (alpha**2 * 0.35**2 + sigma**2) * x["image"]}
+
+    streams = {"image": stream((500,), Gaussian())}
+    found = dj.sample(predict, streams, KEY, 64, steps=25, solver=SOLVERS["ancestral"])["image"]
+    assert np.std(found) == pytest.approx(0.304, rel=5 / np.sqrt(2 * found.size))
+
+
 # x and y are jointly Gaussian, so the denoiser is a matrix, and every way to sample them has a known answer.
 
 SX, SY, RHO = 1.0, 0.5, 0.8
@@ -174,7 +186,7 @@ def pair(schedule, given=None, n=20_000):
 
 
 def test_joint_sampling_reproduces_the_covariance():
-    np.testing.assert_allclose(np.cov(pair({"x": DOWN, "y": DOWN})), COVARIANCE, atol=0.03)
+    np.testing.assert_allclose(np.cov(pair({"x": DOWN, "y": DOWN})), COVARIANCE, atol=0.05)
 
 
 @pytest.mark.parametrize("name", ["x", "y"])
@@ -195,4 +207,4 @@ def test_a_conditional_is_sampled_where_the_other_stream_is_given():
 
 def test_one_stream_after_the_other_is_a_schedule_too():
     found = pair({"x": np.r_[DOWN, DONE], "y": np.r_[UP, DOWN]})
-    np.testing.assert_allclose(np.cov(found), COVARIANCE, atol=0.03)
+    np.testing.assert_allclose(np.cov(found), COVARIANCE, atol=0.05)
