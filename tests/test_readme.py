@@ -21,4 +21,6 @@ def test_the_tree_in_the_readme_names_every_file():
     for folder in ("configs", "dit_jax"):
         for file in (ROOT / folder).rglob("*.py"):
             if file.name != "__init__.py":
-                assert re.search(rf"\b{file.name}\b", tree), f"{file.relative_to(ROOT)} is missing from the README's tree"
+                assert re.search(rf"\b{file.name}\b", tree), (
+                    f"{file.relative_to(ROOT)} is missing from the README's tree"
+                )

@@ -20,6 +20,7 @@ conversion.
 import dataclasses
 from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -72,8 +73,9 @@ class Gaussian:
     @property
     def top(self) -> float:
         """The highest level a sampler may start from: 1, or just below where the prediction says nothing about x."""
-        det = self._determinant(self.prediction, jnp.ones(()))
-        return 1.0 if abs(float(det)) > 1e-6 else 0.999
+        with jax.ensure_compile_time_eval():  # a number, also while a sampler is being traced
+            det = float(self._determinant(self.prediction, jnp.ones(())))
+        return 1.0 if abs(det) > 1e-6 else 0.999
 
     def channels(self, channels: int) -> int:
         """Predicted values for each `channels` values of the stream."""

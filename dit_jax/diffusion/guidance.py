@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from dit_jax.diffusion.objective import Predict, Sample
+from dit_jax.diffusion.schedules import align
 
 Guidance = Callable[[Predict, Sample], Predict]
 
@@ -29,7 +30,7 @@ def classifier_free(scale: float, interval: tuple[float, float] = (0.0, 1.0)) ->
             weak = predict({**x, **absent}, {**t, **{name: jnp.ones_like(t[name]) for name in absent}})
 
             def mix(name: str) -> Array:
-                level = t[name].reshape(t[name].shape + (1,) * (strong[name].ndim - t[name].ndim))
+                level = align(t[name], strong[name])
                 inside = (low <= level) & (level <= high)
                 return strong[name] + jnp.where(inside, scale - 1, 0.0) * (strong[name] - weak[name])
 

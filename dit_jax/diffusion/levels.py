@@ -24,7 +24,7 @@ Quantile = Callable[[Array], Array]
 
 def shifted(t, shift: float):
     """t -> s t / (1 + (s - 1) t), which adds log s to logit t: more noise for s > 1 (SD3, arXiv 2403.03206, eq. 23)."""
-    return shift * t / (1 + (shift - 1) * t)
+    return t / (t + (1 - t) / shift)  # the same, and exact at both ends
 
 
 def uniform(*, shift: float = 1.0) -> Quantile:

@@ -46,4 +46,4 @@ class Masked:
         t, s = align(t, z), align(s, z)
         reveal = (z == self.vocabulary) & (rng.uniform(rng.fold(keys, 0), z.shape[1:]) * t >= s)
         draw = jax.vmap(lambda key, row: jax.random.categorical(key, row.astype(jnp.float32)))
-        return jnp.where(reveal, draw(rng.fold(keys, 1), logits), z)
+        return jnp.where(reveal, draw(rng.fold(keys, 1), logits).astype(z.dtype), z)

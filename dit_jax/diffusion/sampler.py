@@ -55,7 +55,7 @@ def walk(
     if guidance is not None and given:
         predict = guidance(predict, {name: prior[name] for name in given})
     moving = {name: stream.process for name, stream in streams.items() if schedule[name][0] != schedule[name][-1]}
-    rows = {name: jnp.asarray(row, jnp.float32) for name, row in schedule.items()}
+    rows = {name: jnp.asarray(row) for name, row in schedule.items()}
 
     def at(levels: dict[str, Array]) -> dict[str, Array]:
         return {name: jnp.broadcast_to(level, len(keys)) for name, level in levels.items()}

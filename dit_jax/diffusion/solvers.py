@@ -6,7 +6,8 @@ nothing special:
     init(x, t)                                         -> memory
     step(predict, processes, keys, x, t, s, memory)    -> (x, memory)
 
-x is the full sample; `processes` names the streams that move, and only their entries are returned.
+x is the full sample; `processes` names the streams that move, and only their entries are returned. A stream whose level
+stays where it is keeps its value and its memory: it waits for the others.
 """
 
 from collections.abc import Callable
@@ -45,37 +46,30 @@ def exponential(order: int = 1, eta: float = 0.0) -> Solver:
 
     def init(x: Sample, t: Sample):
         """No past yet: a clean value infinitely far away, so that no line leans on it."""
-        if order == 1:
-            return {}
         return {name: (jnp.zeros(z.shape), jnp.full(align(t[name], z).shape, jnp.inf)) for name, z in x.items()}
 
     def move(process: Gaussian, keys: Array, z: Array, prediction: Array, t: Array, s: Array, past):
+        last_clean, last_h = past
         clean, _ = process.split(z, prediction, t)
-        (alpha_t, sigma_t), (alpha_s, sigma_s) = process.schedule(align(t, z)), process.schedule(align(s, z))
+        t, s = align(t, z), align(s, z)
+        (alpha_t, sigma_t), (alpha_s, sigma_s) = process.schedule(t), process.schedule(s)
         decay = alpha_t * sigma_s / (sigma_t * alpha_s)  # e^{-h}, finite at both ends
+        h = -jnp.log(decay)
         moved = sigma_s / sigma_t * decay ** (eta**2) * z + alpha_s * (1 - decay**a) * clean
-        if order == 1:
-            memory = None
-        else:
-            last_clean, last_h = past
-            h = -jnp.log(decay)
+        if order == 2:
             lean = jnp.where(jnp.isfinite(h) & jnp.isfinite(last_h), (h - (1 - decay**a) / a) / last_h, 0.0)
             moved += alpha_s * lean * (clean - last_clean)
-            memory = clean, h
         if eta > 0:
             moved += sigma_s * jnp.sqrt(1 - decay ** (2 * eta**2)) * rng.normal(keys, z.shape[1:])
-        return moved, memory
+        waits = t == s
+        return jnp.where(waits, z, moved), (jnp.where(waits, last_clean, clean), jnp.where(waits, last_h, h))
 
     def step(predict: Predict, processes: Processes, keys: Array, x: Sample, t: Sample, s: Sample, memory):
         prediction = predict(x, t)
-        moved, memory = dict(_reveal(processes, keys, x, prediction, t, s)), dict(memory)
+        moved, memory = _reveal(processes, keys, x, prediction, t, s), dict(memory)
         for name, process in _gaussians(processes):
-            stream_keys = rng.fold(keys, stream_id(name))
-            moved[name], past = move(
-                process, stream_keys, x[name], prediction[name], t[name], s[name], memory.get(name)
-            )
-            if order > 1:
-                memory[name] = past
+            here = rng.fold(keys, stream_id(name)), x[name], prediction[name], t[name], s[name]
+            moved[name], memory[name] = move(process, *here, memory[name])
         return moved, memory
 
     return Solver(init, step)
@@ -92,17 +86,20 @@ def heun() -> Solver:
         d_alpha, d_sigma = derivative(process.schedule, align(t, z))
         return d_alpha * clean + d_sigma * noise
 
+    def walk(z: Array, slope: Array, t: Array, s: Array) -> Array:
+        t, s = align(t, z), align(s, z)
+        return jnp.where(t == s, z, z + (s - t) * slope)
+
     def step(predict: Predict, processes: Processes, keys: Array, x: Sample, t: Sample, s: Sample, memory):
         first = predict(x, t)
         moved = _reveal(processes, keys, x, first, t, s)
         starts = {name: slope(process, x[name], first[name], t[name]) for name, process in _gaussians(processes)}
-        euler = {name: x[name] + align(s[name] - t[name], x[name]) * start for name, start in starts.items()}
+        euler = {name: walk(x[name], start, t[name], s[name]) for name, start in starts.items()}
         second = predict({**x, **moved, **euler}, {**t, **s})
         for name, process in _gaussians(processes):
-            z, dt = x[name], align(s[name] - t[name], x[name])
             end = slope(process, euler[name], second[name], s[name])
-            trapezoid = z + dt * (starts[name] + end) / 2
-            moved[name] = jnp.where(align(s[name], z) > 0, trapezoid, euler[name])
+            trapezoid = walk(x[name], (starts[name] + end) / 2, t[name], s[name])
+            moved[name] = jnp.where(align(s[name], x[name]) > 0, trapezoid, euler[name])
         return moved, memory
 
     return Solver(init, step)

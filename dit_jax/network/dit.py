@@ -186,8 +186,9 @@ class DiT(nn.Module):
         group, ends = groups(spatial, levels)
 
         condition = LevelEmbed(self.width, name="level_embed")(jnp.concatenate(list(levels.values()), 1))
-        for name in self.streams.keys() - spatial.keys():
-            condition = condition + embedded[name][:, None]
+        for name in self.streams:
+            if name not in spatial:
+                condition = condition + embedded[name][:, None]
         tokens = jnp.concatenate([embedded[name] for name in spatial], 1).astype(jnp.float32)
         position = np.concatenate(list(spatial.values()))
         tokens, turn = self._place(tokens, position)
