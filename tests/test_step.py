@@ -19,21 +19,22 @@ BATCH = 16
 
 
 def batch(step: int = 0) -> dict[str, np.ndarray]:
+    """Images of one grey level each, which is something to learn."""
     rng = np.random.default_rng(step)
     return {
-        "image": rng.uniform(-1, 1, (BATCH, 8, 8, 1)).astype(np.float32),
+        "image": np.full((BATCH, 8, 8, 1), rng.uniform(-1, 1, (BATCH, 1, 1, 1)), np.float32),
         "label": rng.integers(0, 10, BATCH).astype(np.int32),
     }
 
 
-def run(mode: str = "jit", axes: dict | None = None, accumulation: int = 1, steps: int = 4):
+def run(mode: str = "jit", axes: dict | None = None, accumulation: int = 1, steps: int = 4, optimizer=OPTIMIZER):
     """Losses and final state of a few updates."""
     mode = MODES[mode](make_mesh(**(axes or {})))
     step = mode.compile(
         make_step(
             MODEL.apply,
             STREAMS,
-            OPTIMIZER,
+            optimizer,
             root=jax.random.key(1),
             batch_size=BATCH,
             ema=0.9,
@@ -41,7 +42,7 @@ def run(mode: str = "jit", axes: dict | None = None, accumulation: int = 1, step
             axis=mode.axis,
         )
     )
-    state = mode.adopt(mode.create(make_init(MODEL, OPTIMIZER), jax.random.key(0)))
+    state = mode.adopt(mode.create(make_init(MODEL, optimizer), jax.random.key(0)))
     rows, metrics = mode.put({"rows": np.arange(BATCH)})["rows"], []
     for i in range(steps):
         state, measured = step(state, mode.put(batch(i)), rows)
@@ -130,5 +131,5 @@ def test_an_update_depends_on_the_step_it_is():
 
 
 def test_training_lowers_the_loss():
-    losses = [float(m["loss"]) for m in run(axes={"data": 8}, steps=30)[0]]
-    assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:5])
+    losses = [float(m["loss"]) for m in run(axes={"data": 8}, steps=60, optimizer=optax.adam(3e-3))[0]]
+    assert np.mean(losses[-10:]) < 0.7 * np.mean(losses[:10])

@@ -68,7 +68,8 @@ def train(run: Run, workdir: Path):
             if done % run.train.log_every == 0 or done == run.train.steps:
                 values = meter.means()
                 writer.scalars(done, values)
-                show(done, loss=values["loss"], **{"img/s": values["examples_per_second"]})
+                shown = {"loss": "loss", "examples_per_second": "img/s"}
+                show(done, **{shown[name]: value for name, value in values.items() if name in shown})
             if done % run.checkpoint.every == 0 and done < run.train.steps:
                 checkpoint.save(manager, done, mode.plain(state), run.config)
             if run.sample.every and done % run.sample.every == 0:

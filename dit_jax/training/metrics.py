@@ -44,21 +44,25 @@ class Meter:
     def __init__(self, batch_size: int, flops: int, peak: float | None):
         self._batch_size, self._flops, self._peak = batch_size, flops, peak
         self._pending: list[dict] = []
-        self._since = time.monotonic()
+        self._untimed, self._since = 0, 0.0
 
     def add(self, metrics: dict):
+        if not self._since:  # the first update of a process compiles: it belongs to no rate
+            jax.block_until_ready(metrics)
+            self._untimed, self._since = 1, time.monotonic()
         self._pending.append(metrics)
 
     def means(self) -> dict[str, float]:
         """Means since the last call: losses, rates, and losses by level as `loss/STREAM/t0.3-0.4`."""
-        fetched = jax.device_get(self._pending)
+        fetched, self._pending = jax.device_get(self._pending), []
         seconds, self._since = time.monotonic() - self._since, time.monotonic()
-        self._pending = []
-        rate = len(fetched) / seconds
+        timed, self._untimed = len(fetched) - self._untimed, 0
         values = {name: float(np.mean([m[name] for m in fetched])) for name in ("loss", "grad_norm")}
-        values |= {"steps_per_second": rate, "examples_per_second": rate * self._batch_size}
-        values["flops_per_second"] = rate * self._flops
-        if self._peak:
+        if timed:
+            values["steps_per_second"] = timed / seconds
+            values["examples_per_second"] = timed / seconds * self._batch_size
+            values["flops_per_second"] = timed / seconds * self._flops
+        if timed and self._peak:
             values["mfu"] = values["flops_per_second"] / self._peak
         for name in fetched[0]["by_level"]:
             sums, counts = (np.sum(part, 0) for part in zip(*(m["by_level"][name] for m in fetched), strict=True))
