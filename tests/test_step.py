@@ -59,16 +59,19 @@ def same(ours, theirs, tolerance: float = 2e-5):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance), ours, theirs)
 
 
+def alone(steps: int):
+    """(metrics, state) after each update on one device, without a mesh: the step function, jitted as it is."""
+    step = jax.jit(make_step(MODEL.apply, STREAMS, OPTIMIZER, root=jax.random.key(1), batch_size=BATCH, ema=0.9))
+    state = make_init(MODEL, OPTIMIZER)(jax.random.key(0))
+    for i in range(steps):
+        state, metrics = step(state, batch(i), jnp.arange(BATCH))
+        yield jax.device_get((metrics, state))
+
+
 def test_one_device_gives_what_eight_give(reference):
-    """Without a mesh: the step function, jitted as it is."""
-    step = jax.jit(
-        make_step(MODEL.apply, STREAMS, OPTIMIZER, root=jax.random.key(1), batch_size=BATCH, ema=0.9, accumulation=1)
-    )
-    state, rows = make_init(MODEL, OPTIMIZER)(jax.random.key(0)), jnp.arange(BATCH)
-    for i, expected in enumerate(reference[0]):
-        state, metrics = step(state, batch(i), rows)
-        same(jax.device_get(metrics), expected)
-    same(jax.device_get(state.params), reference[1].params)
+    metrics, states = zip(*alone(4), strict=True)
+    same(list(metrics), reference[0])
+    same(states[-1], reference[1])
 
 
 @pytest.mark.parametrize("axes", [{"fsdp": 8}, {"fsdp": 2}])
@@ -107,10 +110,9 @@ def test_initial_parameters_do_not_depend_on_the_mesh():
 
 def test_the_average_follows_the_parameters_with_its_decay():
     """By hand, over three updates of one parameter."""
-    _, states = zip(*(run(axes={"data": 8}, steps=n) for n in range(4)), strict=True)
     leaf = lambda tree: np.asarray(tree["params"]["image_head"]["patches"]["kernel"], np.float64)
-    average = leaf(states[0].params)
-    for done, state in enumerate(states[1:]):
+    average = leaf(MODEL.init(jax.random.key(0)))
+    for done, (_, state) in enumerate(alone(3)):
         keep = min(0.9, (1 + done) / (10 + done))
         average = keep * average + (1 - keep) * leaf(state.params)
         np.testing.assert_allclose(leaf(state.ema), average, atol=1e-7)
