@@ -30,7 +30,7 @@ from dit_jax.parallel.mesh import make_mesh
 from dit_jax.parallel.modes import MODES, jit_mode
 from dit_jax.run import Checkpoint, Data, Parallel, Run, Sample, Train
 from dit_jax.streams import image, label
-from dit_jax.training.checkpoint import open_manager, read_meta, restore_ema
+from dit_jax.training.checkpoint import open_reader, read_meta, restore_ema
 from dit_jax.training.optimizer import make_optimizer
 
 
@@ -144,10 +144,9 @@ def restore_run(workdir: str, fsdp: int = 1) -> tuple[Run, Any, Mesh]:
 
     The mesh is of all devices here; `fsdp` of them share each copy of the parameters.
     """
-    manager = open_manager(workdir)
-    run, mesh = build(read_meta(manager)["config"]), make_mesh(fsdp=fsdp)
-    abstract = jit_mode(mesh).abstract(run.model.init)
-    return run, restore_ema(manager, abstract), mesh
+    with open_reader(workdir) as reader:
+        run, mesh = build(read_meta(reader)["config"]), make_mesh(fsdp=fsdp)
+        return run, restore_ema(reader, jit_mode(mesh).abstract(run.model.init)), mesh
 
 
 def _stream(entries: dict, path: str) -> Stream:

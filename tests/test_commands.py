@@ -165,3 +165,14 @@ def test_a_broken_checkpoint_is_named_and_left_alone(tmp_path):
 def test_another_network_in_the_same_place_is_refused(straight):
     output = run("train.py", f"--workdir={straight}", *TINY, "--config.model.width=96", status=1)
     assert "holds another network" in output and "Traceback" not in output
+
+
+def test_sampling_leaves_alone_what_training_is_writing(straight, tmp_path):
+    """A checkpoint on its way has this name; a reader that tidied up would destroy it."""
+    writing = straight / "checkpoints" / "21.orbax-checkpoint-tmp"
+    writing.mkdir()
+    try:
+        run("sample.py", f"--workdir={straight}", "--num=1", "--steps=1", f"--out={tmp_path}")
+        assert writing.exists()
+    finally:
+        writing.rmdir()

@@ -2,8 +2,8 @@
 
 Two blocks share this file. PUBLISHED is DiT as published (Peebles & Xie 2023): layer norm, GELU, sin-cos positions, one
 modulation network a block. MODERN is what has replaced each of these since: RMS norm, SwiGLU, rotary positions,
-normalised queries and keys, one modulation network for all blocks with a learned offset in each, no biases. A block
-is five words; any of them can be exchanged with `dataclasses.replace`.
+normalised queries and keys, one modulation network for all blocks with a learned offset in each, no biases. Any of
+these choices can be exchanged with `dataclasses.replace`.
 
 Tokens that share a noise level form a group: a stream, or a frame of one. Modulation is computed once a group and
 gathered to tokens; with one group it is exactly DiT's, at DiT's cost.
@@ -26,14 +26,30 @@ xavier = nn.initializers.xavier_uniform()
 zeros = nn.initializers.zeros
 
 
+CHOICES = {
+    "norm": ("layer", "rms"),
+    "mlp": ("gelu", "swiglu"),
+    "positions": ("sincos", "rotary"),
+    "modulation": ("own", "shared"),  # a modulation network in each block, or one for all
+    "qk_norm": ("none", "rms", "layer"),
+}
+
+
 @dataclasses.dataclass(frozen=True)
 class Block:
-    norm: str = "layer"  # NORMS
-    mlp: str = "gelu"  # or "swiglu"
-    positions: str = "sincos"  # or "rotary"
-    modulation: str = "own"  # a modulation network a block, or "shared"
-    qk_norm: str = "none"  # NORMS
+    """What a block is made of, each by a name from CHOICES; `bias` is that of its matrix products."""
+
+    norm: str = "layer"
+    mlp: str = "gelu"
+    positions: str = "sincos"
+    modulation: str = "own"
+    qk_norm: str = "none"
     bias: bool = True
+
+    def __post_init__(self):
+        for name, choices in CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} = {getattr(self, name)!r} does not exist; there are: {', '.join(choices)}")
 
 
 PUBLISHED = Block()
@@ -66,6 +82,11 @@ def modulate(x: Array, shift: Array, scale: Array) -> Array:
     return x * (1 + scale) + shift
 
 
+def dense(layer, features: int, name: str) -> nn.Dense:
+    """A matrix product of a layer, as its block and its dtype say."""
+    return nn.Dense(features, use_bias=layer.block.bias, kernel_init=xavier, dtype=layer.dtype, name=name)
+
+
 class LevelEmbed(nn.Module):
     """t [B, G] in [0, 1] -> [B, G, width]: sines and cosines of 1000 t, then two layers (DiT's timestep embedder)."""
 
@@ -90,17 +111,14 @@ class Attention(nn.Module):
     @nn.compact
     def __call__(self, x: Array, turn: tuple[Array, Array] | None) -> Array:
         width = x.shape[-1]
-        dense = lambda features, name: nn.Dense(
-            features, use_bias=self.block.bias, kernel_init=xavier, dtype=self.dtype, name=name
-        )
-        q, k, v = jnp.split(dense(3 * width, "qkv")(x), 3, axis=-1)
+        q, k, v = jnp.split(dense(self, 3 * width, "qkv")(x), 3, axis=-1)
         q, k, v = (y.reshape(*y.shape[:-1], self.heads, width // self.heads) for y in (q, k, v))
         norm = NORMS[self.block.qk_norm]
         q, k = (norm(y.astype(jnp.float32)).astype(y.dtype) for y in (q, k))
         if turn is not None:
             q, k = rotate(q, *turn), rotate(k, *turn)
         y = jax.nn.dot_product_attention(q, k, v)
-        return dense(width, "out")(y.reshape(x.shape))
+        return dense(self, width, "out")(y.reshape(x.shape))
 
 
 class MLP(nn.Module):
@@ -111,14 +129,11 @@ class MLP(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         width = x.shape[-1]
-        dense = lambda features, name: nn.Dense(
-            features, use_bias=self.block.bias, kernel_init=xavier, dtype=self.dtype, name=name
-        )
         if self.block.mlp == "swiglu":  # two thirds of the hidden width: three matrices cost what two did
             hidden = round(self.ratio * width * 2 / 3)
-            gate, value = jnp.split(dense(2 * hidden, "in")(x), 2, axis=-1)
-            return dense(width, "out")(nn.silu(gate) * value)
-        return dense(width, "out")(nn.gelu(dense(round(self.ratio * width), "in")(x), approximate=True))
+            gate, value = jnp.split(dense(self, 2 * hidden, "in")(x), 2, axis=-1)
+            return dense(self, width, "out")(nn.silu(gate) * value)
+        return dense(self, width, "out")(nn.gelu(dense(self, round(self.ratio * width), "in")(x), approximate=True))
 
 
 class DiTBlock(nn.Module):

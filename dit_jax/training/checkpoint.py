@@ -22,12 +22,24 @@ class CheckpointError(OSError):
     """A checkpoint that is missing or cannot be read."""
 
 
-def open_manager(workdir: str | Path, keep: int = 1) -> ocp.CheckpointManager:
-    """The checkpoints of a run; those half written by a killed process are removed."""
+def open_manager(workdir: str | Path, keep: int) -> ocp.CheckpointManager:
+    """The checkpoints of a run that trains, the newest `keep` of them; one half written by a killed process is removed.
+
+    To be used in a `with`, which waits for what is being written.
+    """
     options = ocp.CheckpointManagerOptions(
         max_to_keep=keep, todelete_subdir="trash", cleanup_tmp_directories=True, enable_async_checkpointing=True
     )
     return ocp.CheckpointManager(Path(workdir).resolve() / "checkpoints", item_names=ITEMS, options=options)
+
+
+def open_reader(workdir: str | Path) -> ocp.CheckpointManager:
+    """The checkpoints of a run, which may be training meanwhile: nothing is written or removed."""
+    directory = Path(workdir).resolve() / "checkpoints"
+    if not directory.is_dir():
+        raise CheckpointError(f"there is no checkpoint in {directory}; train with this --workdir first")
+    options = ocp.CheckpointManagerOptions(create=False, cleanup_tmp_directories=False)
+    return ocp.CheckpointManager(directory, item_names=ITEMS, options=options)
 
 
 def save(manager: ocp.CheckpointManager, step: int, state: State, config: dict):

@@ -47,38 +47,36 @@ def train(run: Run, workdir: Path):
             axis=mode.axis,
         )
     )
+    meter = Meter(run.data.batch_size, _flops(run), _peak(mesh))
     workdir.mkdir(parents=True, exist_ok=True)
-    manager = checkpoint.open_manager(workdir, run.checkpoint.keep)
-    if manager.latest_step() is None:
-        done, state = 0, mode.create(init, init_key)
-    else:
-        done, state = checkpoint.restore(manager, mode.abstract(init), run.config)
-        print(f"resuming from step {done} of {workdir}")
-    state = mode.adopt(state)
+    with checkpoint.open_manager(workdir, run.checkpoint.keep) as manager, interruptible() as asked:
+        if manager.latest_step() is None:
+            done, state = 0, mode.create(init, init_key)
+        else:
+            done, state = checkpoint.restore(manager, mode.abstract(init), run.config)
+            print(f"resuming from step {done} of {workdir}")
+        state = mode.adopt(state)
+        batches = pipeline.batches(examples, done, run.data.batch_size, rows, run.data.threads)
+        placed_rows = mode.put({"rows": np.arange(run.data.batch_size)[rows]})["rows"]
 
-    writer, meter = Writer(workdir), Meter(run.data.batch_size, _flops(run), _peak(mesh))
-    batches = pipeline.batches(examples, done, run.data.batch_size, rows, run.data.threads)
-    placed_rows = mode.put({"rows": np.arange(run.data.batch_size)[rows]})["rows"]
-    with interruptible() as asked, progress(run.train.steps, done, "training") as show:
-        while done < run.train.steps and not asked:
-            state, metrics = step(state, mode.put(next(batches)), placed_rows)
-            meter.add(metrics)
-            done += 1
-            show(done)
-            if done % run.train.log_every == 0 or done == run.train.steps:
-                values = meter.means()
-                writer.scalars(done, values)
-                shown = {"loss": "loss", "examples_per_second": "img/s"}
-                show(done, **{shown[name]: value for name, value in values.items() if name in shown})
-            if done % run.checkpoint.every == 0 and done < run.train.steps:
-                checkpoint.save(manager, done, mode.plain(state), run.config)
-            if run.sample.every and done % run.sample.every == 0:
-                drawn = gather(draw(run, mode.plain(state).ema, mesh, run.sample))
-                writer.picture(done, "samples", sheet(run.streams, drawn))
+        with Writer(workdir) as writer, progress(run.train.steps, done, "training") as show:
+            while done < run.train.steps and not asked:
+                state, metrics = step(state, mode.put(next(batches)), placed_rows)
+                meter.add(metrics)
+                done += 1
+                show(done)
+                if done % run.train.log_every == 0 or done == run.train.steps:
+                    values = meter.means()
+                    writer.scalars(done, values)
+                    shown = {"loss": "loss", "examples_per_second": "img/s"}
+                    show(done, **{shown[name]: value for name, value in values.items() if name in shown})
+                if run.sample.every and done % run.sample.every == 0:
+                    drawn = gather(draw(run, mode.plain(state).ema, mesh, run.sample))
+                    writer.picture(done, "samples", sheet(run.streams, drawn))
+                if done % run.checkpoint.every == 0 and done < run.train.steps:
+                    checkpoint.save(manager, done, mode.plain(state), run.config)
         if manager.latest_step() != done:
             checkpoint.save(manager, done, mode.plain(state), run.config)
-        manager.wait_until_finished()
-    writer.close()
     print(f"{'stopped' if asked else 'finished'} at step {done}; checkpoint in {workdir / 'checkpoints' / str(done)}")
 
 

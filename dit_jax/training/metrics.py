@@ -34,7 +34,10 @@ class Writer:
         self._board.add_image(name, image, step, dataformats="HWC")
         Image.fromarray(image).save(self._workdir / f"{name}_{step:07d}.png")
 
-    def close(self):
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
         self._board.close()
 
 
