@@ -30,6 +30,7 @@ from dit_jax.parallel.mesh import make_mesh
 from dit_jax.parallel.modes import MODES, jit_mode
 from dit_jax.run import Checkpoint, Data, Parallel, Run, Sample, Train
 from dit_jax.streams import image, label
+from dit_jax.streams.given import read_given
 from dit_jax.training.checkpoint import open_reader, read_meta, restore_ema
 from dit_jax.training.optimizer import make_optimizer
 
@@ -53,7 +54,7 @@ def _model(
     unroll: int = 1,
 ) -> DiT:
     _choose(REMAT, remat, "model.remat")
-    if width % heads:
+    if heads < 1 or width % heads:
         raise ConfigError(f"model.heads = {heads} does not divide model.width = {width}")
     return DiT(
         streams,
@@ -159,6 +160,10 @@ def _check(run: Run):
     _choose(AUGMENTATIONS, run.data.augment, "data.augment")
     _choose(MODES, run.parallel.mode, "parallel.mode")
     _choose(SOLVERS, run.sample.solver, "sample.solver")
+    try:
+        read_given(run.streams, run.sample.given, 1)
+    except ValueError as error:
+        raise ConfigError(f"sample.given: {error}") from None
     positive = {
         "data.batch_size": run.data.batch_size,
         "train.steps": run.train.steps,
@@ -166,6 +171,7 @@ def _check(run: Run):
         "train.log_every": run.train.log_every,
         "checkpoint.every": run.checkpoint.every,
         "checkpoint.keep": run.checkpoint.keep,
+        "sample.num": run.sample.num,
         "sample.steps": run.sample.steps,
         "sample.batch": run.sample.batch,
     }
