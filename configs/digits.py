@@ -1,6 +1,9 @@
 """scikit-learn's bundled digits: 8 x 8, ten classes, 899 real images to train on; no download.
 
 python train.py --config=configs/digits.py --workdir=runs/digits
+
+Two CPU cores, 2 min 8 s with sampling and scores: label agreement 99.1 %, with guidance 1.5 100 %; Frechet distance to
+held-out digits in pixels 0.638, where the real training half has 0.282 (`make demo`, commit e5120f8, 2026-11-23).
 """
 
 from dit_jax.config import default, stream
