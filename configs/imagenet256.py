@@ -4,8 +4,8 @@ python train.py --config=configs/imagenet256.py:dit_xl2 --workdir=runs/xl2
 
 Variants dit_s2, dit_s4, dit_s8, dit_b2 ... dit_xl8: width, depth and heads as published, at patch 2, 4 or 8. Velocity
 prediction on straight paths with uniform levels is SiT (arXiv 2401.08740); batch 256, AdamW at 1e-4, no decay, EMA
-0.9999. The data are synthetic latents, to find out what fits and how fast it runs, until real ones are prepared. No full run
-has been made yet.
+0.9999. The data are synthetic latents, to find out what fits and how fast it runs, until real ones are prepared. No
+full run has been made yet.
 """
 
 from dit_jax.config import default, stream
