@@ -72,6 +72,11 @@ def test_twenty_updates_are_ten_and_ten_more_in_a_new_process(straight, tmp_path
         np.testing.assert_array_equal(a, b)
 
 
+def test_old_checkpoints_leave_nothing_behind(straight):
+    """Of 5, 10, 15 and 20, the newest two are kept."""
+    assert {path.name for path in (straight / "checkpoints").iterdir() if path.is_dir()} == {"15", "20"}
+
+
 def test_a_finished_run_has_nothing_left_to_do(straight):
     before = arrays(straight, 20)
     assert "finished at step 20" in run("train.py", f"--workdir={straight}", *TINY, "--config.train.steps=20")

@@ -28,7 +28,7 @@ def open_manager(workdir: str | Path, keep: int) -> ocp.CheckpointManager:
     To be used in a `with`, which waits for what is being written.
     """
     options = ocp.CheckpointManagerOptions(
-        max_to_keep=keep, todelete_subdir="trash", cleanup_tmp_directories=True, enable_async_checkpointing=True
+        max_to_keep=keep, cleanup_tmp_directories=True, enable_async_checkpointing=True
     )
     return ocp.CheckpointManager(Path(workdir).resolve() / "checkpoints", item_names=ITEMS, options=options)
 
