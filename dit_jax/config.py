@@ -6,7 +6,6 @@ the schema: unknown keys, missing keys and wrong types are errors that name the 
 """
 
 import ast
-import difflib
 import inspect
 import json
 import types
@@ -20,6 +19,7 @@ from jax.sharding import Mesh
 from ml_collections import config_flags
 
 from dit_jax.data.pipeline import AUGMENTATIONS
+from dit_jax.data.sources import nearest
 from dit_jax.diffusion.gaussian import PREDICTIONS, Gaussian
 from dit_jax.diffusion.levels import LEVELS, Quantile
 from dit_jax.diffusion.schedules import SCHEDULES
@@ -217,17 +217,12 @@ def _call(function: Callable, section: Mapping, path: str, context: Mapping) -> 
 def _known(section: Mapping, allowed, path: str):
     for key in section:
         if key not in allowed:
-            raise ConfigError(f"{path}.{key} does not exist; {_nearest(key, allowed)}")
-
-
-def _nearest(name: Any, names) -> str:
-    close = difflib.get_close_matches(str(name), [str(n) for n in names], 1, 0.5)
-    return f"did you mean {close[0]!r}?" if close else f"there are: {', '.join(sorted(names))}"
+            raise ConfigError(f"{path}.{key} does not exist; {nearest(key, allowed)}")
 
 
 def _choose(table: Mapping, name: Any, path: str) -> Any:
     if name not in table:
-        raise ConfigError(f"{path} = {name!r} does not exist; {_nearest(name, table)}")
+        raise ConfigError(f"{path} = {name!r} does not exist; {nearest(name, table)}")
     return table[name]
 
 

@@ -88,9 +88,10 @@ def find(name: str, data_dir: str | os.PathLike) -> "DatasetBuilder":
     raise FileNotFoundError(f"the data set {name!r} is not in {data_dir}: prepare it with {command}{hint}")
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"did you mean {close[0]!r}?" if close else f"known are {', '.join(known)}"
+def nearest(name: object, known: Iterable[str]) -> str:
+    """The end of an error about a name that does not exist: the one that was probably meant, or all there are."""
+    close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
+    return f"did you mean {close[0]!r}?" if close else f"known are {', '.join(sorted(known))}"
 
 
 def check(name: str, found_shape: tuple, found_classes: int, streams: Streams) -> None:
