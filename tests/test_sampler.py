@@ -1,5 +1,6 @@
 """The sampler: what a sample may depend on, and one loop for joint, marginal, conditional and sequential sampling."""
 
+import dataclasses
 import functools
 
 import jax
@@ -11,7 +12,7 @@ import dit_jax as dj
 from dit_jax.diffusion.gaussian import PREDICTIONS, Gaussian
 from dit_jax.diffusion.keys import example_keys
 from dit_jax.diffusion.levels import shifted, uniform
-from dit_jax.diffusion.masked import Masked
+from dit_jax.diffusion.masked import REVEALS, Masked
 from dit_jax.diffusion.sampler import walk
 from dit_jax.diffusion.schedules import SCHEDULES
 from dit_jax.diffusion.solvers import SOLVERS
@@ -108,6 +109,18 @@ def test_any_stream_can_be_given():
     x = draw(FIRST, given | {"label": LABELS[:4]})
     for name, value in given.items():
         np.testing.assert_array_equal(x[name], value)
+
+
+@every_solver
+def test_a_given_beginning_comes_back_untouched_and_the_rest_is_drawn(solver):
+    streams = STREAMS | {"sound": dataclasses.replace(STREAMS["sound"], groups=4)}
+    wanted = np.random.default_rng(0).normal(size=(4, 4)).astype(np.float32)
+    at = lambda x, t: entangled(x, {**t, "image": jnp.mean(t["image"])})
+    x = dj.sample(at, streams, KEY, 4, {"sound": wanted}, 4, SOLVERS[solver], prefix={"sound": 3})["sound"]
+    np.testing.assert_array_equal(x[:, :3], wanted[:, :3])
+    assert np.all(np.isfinite(x)) and np.all(x[:, 3] != wanted[:, 3])
+    other = dj.sample(at, streams, KEY, 4, {"sound": wanted * [1, 1, 1, 9]}, 4, SOLVERS[solver], prefix={"sound": 3})
+    np.testing.assert_array_equal(x, other["sound"])  # what is not given does not matter
 
 
 def watched(predict, seen):
@@ -208,3 +221,21 @@ def test_a_conditional_is_sampled_where_the_other_stream_is_given():
 def test_one_stream_after_the_other_is_a_schedule_too():
     found = pair({"x": np.r_[DOWN, DONE], "y": np.r_[UP, DOWN]})
     np.testing.assert_allclose(np.cov(found), COVARIANCE, atol=0.05)
+
+
+@pytest.mark.parametrize("rule", REVEALS)
+def test_known_tokens_of_a_start_are_never_touched(rule):
+    """Not even by a rule that hides tokens again: what a masked stream starts with is given."""
+    streams = {"text": stream((6,), Masked(6, REVEALS[rule]))}
+    start = np.tile([6, 1, 6, 6, 4, 6], (64, 1)).astype(np.int32)
+    heard = []
+
+    def predict(x, t):
+        jax.debug.callback(lambda z: heard.append(np.asarray(z)), x["text"])
+        return {"text": jnp.zeros((*x["text"].shape, 6))}
+
+    drawn = dj.sample(predict, streams, KEY, 64, steps=40, start={"text": jnp.asarray(start)})["text"]
+    jax.effects_barrier()
+    for z in map(np.asarray, (*heard, drawn)):
+        assert np.all(z[:, [1, 4]] == [1, 4])
+    assert len(heard) == 40 and np.all(drawn < 6) and len(np.unique(drawn[:, 0])) == 6

@@ -8,14 +8,17 @@ import numpy as np
 import pytest
 
 from dit_jax.diffusion.gaussian import PREDICTIONS, Gaussian
-from dit_jax.diffusion.keys import example_keys, fold
-from dit_jax.diffusion.schedules import SCHEDULES, align, log_snr
-from dit_jax.diffusion.solvers import SOLVERS
+from dit_jax.diffusion.grids import even_log_snr
+from dit_jax.diffusion.keys import example_keys, fold, stream_id
+from dit_jax.diffusion.schedules import SCHEDULES, align, level_at
+from dit_jax.diffusion.solvers import SOLVERS, exponential, heun
 
 pytestmark = pytest.mark.usefixtures("exact")
 
-ORDER = {"ddim": 1, "2m": 2, "heun": 2}  # of convergence to the flow
-WEAK = {"ancestral": 1, "sde_2m": 2}  # of convergence in distribution, of solvers that add noise
+ORDER = {"ddim": 1, "2m": 2, "3m": 3, "unipc": 3, "heun": 2}  # of convergence to the flow
+WEAK = {"ancestral": 1, "sde_2m": 2, "euler_maruyama": 1}  # in distribution, of solvers that add noise
+OTHER = {"heun_churn", "meanflow"}  # tested apart: one adds as much noise in short steps as in long, one jumps
+SMOOTH = ["rectified", "gvp", "edm"]  # schedules whose sigma leaves 0 with a finite slope in t
 MEAN, STD = 1.3, 0.5
 
 every_schedule = pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
@@ -58,8 +61,7 @@ def flow(schedule, z, t, s):
 
 
 def even_in_log_snr(schedule, steps, ends=(-2.0, 3.0)):
-    fine = jnp.linspace(0.001, 0.999, 10001)
-    return np.interp(-np.linspace(*ends, steps + 1), -log_snr(schedule, fine), fine)
+    return np.asarray(level_at(schedule, jnp.linspace(*ends, steps + 1)))
 
 
 def measured_order(errors):
@@ -67,7 +69,7 @@ def measured_order(errors):
 
 
 def test_every_solver_has_an_order():
-    assert SOLVERS.keys() == ORDER.keys() | WEAK.keys()
+    assert SOLVERS.keys() == ORDER.keys() | WEAK.keys() | OTHER
 
 
 @every_schedule
@@ -79,19 +81,37 @@ def test_order_between_two_levels(name, schedule):
         levels = even_in_log_snr(schedule, steps)
         found = walk(SOLVERS[name], {"x": process}, belief(process), {"x": z}, levels)["x"]
         errors.append(np.max(np.abs(found - flow(schedule, z, levels[0], levels[-1]))))
-    assert measured_order(errors) == pytest.approx(ORDER[name], abs=0.15)
+    assert ORDER[name] - 0.15 < measured_order(errors) < ORDER[name] + (0.6 if name == "3m" else 0.15)
 
 
-@every_schedule
+@pytest.mark.parametrize("schedule", [SCHEDULES[name] for name in SMOOTH], ids=SMOOTH)
 @pytest.mark.parametrize("name", ORDER)
 def test_order_all_the_way_from_noise_to_data(name, schedule):
-    """On steps even in t, those of 2M are large in log-SNR near the data, and leave it log(steps) / steps^2."""
+    """On steps even in t, the multistep ones are large in log-SNR near the data: the last step limits them to order 2,
+    and leaves 2M log(steps) / steps^2."""
     process, z = Gaussian(schedule), jnp.linspace(-2, 2, 5)[:, None]
     errors = [
-        np.max(np.abs(walk(SOLVERS[name], {"x": process}, belief(process), {"x": z}, levels)["x"] - (MEAN + STD * z)))
+        np.max(
+            np.abs(
+                walk(SOLVERS[name], {"x": process}, belief(process), {"x": z}, levels)["x"]
+                - flow(schedule, z, 1.0, 0.0)
+            )
+        )
         for levels in (np.linspace(1, 0, 257), np.linspace(1, 0, 513))
     ]
-    assert measured_order(errors) > ORDER[name] - 0.3 and errors[-1] < 0.005
+    assert measured_order(errors) > min(ORDER[name], 2) - 0.3 and errors[-1] < 0.01
+
+
+@pytest.mark.parametrize(("corrector", "order"), [(2, 2), (3, 3)])
+def test_a_corrector_raises_the_order(corrector, order):
+    process, z = Gaussian(), jnp.linspace(-2, 2, 5)[:, None]
+    errors = []
+    for steps in (40, 80):
+        levels = even_in_log_snr(process.schedule, steps)
+        solver = exponential(order=corrector - 1, corrector=corrector)
+        found = walk(solver, {"x": process}, belief(process), {"x": z}, levels)["x"]
+        errors.append(np.max(np.abs(found - flow(process.schedule, z, levels[0], levels[-1]))))
+    assert measured_order(errors) == pytest.approx(order, abs=0.15)
 
 
 @pytest.mark.parametrize("name", ORDER)
@@ -116,7 +136,7 @@ def test_order_holds_where_streams_depend_on_each_other(name):
         wanted = turn @ (scale * (turn @ np.stack([start["x"], start["y"]]).reshape(2, -1)))
         found = walk(SOLVERS[name], processes, predict, start, levels)
         errors.append(max(np.max(np.abs(found[k][:, 0] - row)) for k, row in zip("xy", wanted, strict=True)))
-    assert measured_order(errors) == pytest.approx(ORDER[name], abs=0.15)
+    assert ORDER[name] - 0.2 < measured_order(errors) < ORDER[name] + (0.7 if name == "3m" else 0.2)
 
 
 def curved(process):
@@ -138,18 +158,18 @@ def test_ddim_is_eulers_rule_for_rectified_flow():
     np.testing.assert_allclose(found, wanted, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", ["ddim", "2m"])
+@pytest.mark.parametrize("name", ["ddim", "2m", "3m", "unipc"])
 def test_schedules_differ_by_a_scale_only(name):
     """On the same signal-to-noise ratios, z / alpha takes the same path under every schedule."""
-    snr = np.linspace(-2, 4, 21)
-    levels = {"rectified": 1 / (1 + np.exp(snr)), "cosine": 2 / np.pi * np.arctan(np.exp(-snr))}
     ends = {}
-    for schedule, row in levels.items():
+    for schedule in SCHEDULES:
         process = Gaussian(SCHEDULES[schedule])
+        row = even_in_log_snr(process.schedule, 20, (-2.0, 4.0))
         alpha = process.schedule(jnp.asarray(row))[0]
         start = {"x": alpha[0] * jnp.linspace(-9, 9, 9)[:, None]}
         ends[schedule] = walk(SOLVERS[name], {"x": process}, curved(process), start, row)["x"] / alpha[-1]
-    np.testing.assert_allclose(ends["cosine"], ends["rectified"], atol=1e-9)
+    for end in ends.values():
+        np.testing.assert_allclose(end, ends["rectified"], atol=1e-9)
 
 
 @pytest.mark.parametrize("name", SOLVERS)
@@ -163,12 +183,12 @@ def test_a_solver_does_not_ask_how_the_network_says_it(name):
         np.testing.assert_allclose(end, ends[0], atol=1e-9)
 
 
-@pytest.mark.parametrize("name", SOLVERS)
+@pytest.mark.parametrize("name", [name for name in SOLVERS if name not in ("euler_maruyama", "meanflow")])
 def test_a_single_value_is_found_exactly_however_the_network_says_it(name):
-    """Data that is always 0.7, under every prediction and schedule (Heun's steps are exact on straight paths only)."""
+    """Data that is always 0.7, under every prediction and schedule; SiT's last step keeps some noise, by design."""
     processes = {
         f"{schedule} {prediction}": Gaussian(SCHEDULES[schedule], PREDICTIONS[prediction])
-        for schedule, prediction in itertools.product(["rectified"] if name == "heun" else SCHEDULES, PREDICTIONS)
+        for schedule, prediction in itertools.product(SCHEDULES, PREDICTIONS)
     }
 
     def say(process, z, t):
@@ -257,12 +277,48 @@ def test_ancestral_samples_are_too_narrow_by_what_the_recursion_says(steps, publ
 @every_schedule
 @pytest.mark.parametrize("name", SOLVERS)
 def test_every_solver_samples_the_data(name, schedule):
-    process, steps = Gaussian(schedule), 64
+    """A schedule that keeps some signal at t = 1 starts from a prior that does not: that much of the mean is lost."""
+    process, steps = Gaussian(schedule), 128
     start = {"x": jnp.asarray(np.random.default_rng(0).normal(size=(64, 500)))}
-    found = walk(SOLVERS[name], {"x": process}, belief(process), start, np.linspace(1, 0, steps + 1))["x"]
-    error = {1: 3 / steps, 2: 20 / steps**2}[{**ORDER, **WEAK}[name]]
-    assert np.mean(found) == pytest.approx(MEAN, abs=5 * STD / np.sqrt(found.size) + error)
+    found = walk(SOLVERS[name], {"x": process}, belief(process), start, even_log_snr(schedule, steps))["x"]
+    order = {"heun_churn": 2, "meanflow": 1}.get(name) or {**ORDER, **WEAK}[name]
+    error = {1: 6 / steps, 2: 100 / steps**2, 3: 100 / steps**2}[order]
+    lost = float(schedule(jnp.ones(()))[0]) * MEAN
+    assert np.mean(found) == pytest.approx(MEAN, abs=5 * STD / np.sqrt(found.size) + error + lost)
     assert np.std(found) == pytest.approx(STD, rel=5 / np.sqrt(2 * found.size) + error)
+
+
+def test_churn_keeps_the_marginal_at_every_level():
+    """EDM's algorithm 2: as much noise as it adds, the longer step takes away again."""
+    process, levels = Gaussian(), np.linspace(0.9, 0.4, 65)
+    alpha, sigma = (np.array(c) for c in process.schedule(jnp.asarray(levels)))
+    spread = np.hypot(alpha * STD, sigma)
+    noise = np.random.default_rng(0).normal(size=(64, 500))
+    start = {"x": jnp.asarray(alpha[0] * MEAN + spread[0] * noise)}
+    solver = heun(churn=0.1, band=(0.0, 100.0), inflate=1.0)
+    found = walk(solver, {"x": process}, belief(process), start, levels)["x"]
+    assert np.mean(found) == pytest.approx(alpha[-1] * MEAN, abs=0.02)
+    assert np.std(found) == pytest.approx(spread[-1], rel=0.015)
+    assert np.corrcoef(np.ravel(found), noise.ravel())[0, 1] < 0.9  # where an ODE would give 1
+    outside = walk(heun(churn=0.1, band=(50.0, 100.0)), {"x": process}, belief(process), start, levels)["x"]
+    np.testing.assert_array_equal(outside, walk(heun(), {"x": process}, belief(process), start, levels)["x"])
+
+
+def test_the_stochastic_sampler_of_sit_is_its_euler_maruyama():
+    """Half of N steps down at once, against the same written from the paper's equation 5 with w = 2 sigma."""
+    process, levels = Gaussian(), np.append(np.linspace(1, 0.04, 10), 0)
+    start = jnp.linspace(-2, 2, 5)[:, None]
+    keys = example_keys(jax.random.key(0), jnp.arange(5))
+    z = np.array(start)
+    for i, (t, s) in enumerate(itertools.pairwise(levels)):
+        surprise = (z - (1 - t) * MEAN) / ((1 - t) ** 2 * STD**2 + t**2)
+        score, clean = -surprise, MEAN + (1 - t) * STD**2 * surprise
+        velocity = t * surprise - clean
+        step_keys = fold(fold(keys, i), stream_id("x"))
+        draw = np.array(jax.vmap(lambda key: jax.random.normal(key, (1,)))(step_keys)) if s > 0 else 0
+        z = z - (t - s) * (velocity - t * score) + np.sqrt(2 * t * (t - s)) * draw
+    found = walk(SOLVERS["euler_maruyama"], {"x": process}, belief(process), {"x": start}, levels)["x"]
+    np.testing.assert_allclose(found, z, atol=1e-12)
 
 
 @every_schedule

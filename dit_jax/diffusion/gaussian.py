@@ -7,6 +7,7 @@ Whatever a network predicts for it is a line p x + q noise through the clean val
     noise         0              1
     v             -sigma         alpha           (Salimans & Ho 2022)
     velocity      d alpha/dt     d sigma/dt      (dz/dt along the path; noise - x for rectified flow)
+    edm           sigma / (d s)  -alpha d / s    (Karras et al. 2022, table 1; s^2 = sigma^2 + alpha^2 d^2)
 
 z is a line too, so (z, prediction) determine (x, noise) by one 2 x 2 solve, whose determinant is
 
@@ -25,9 +26,10 @@ import jax.numpy as jnp
 from jax import Array
 
 from dit_jax.diffusion import keys as rng
-from dit_jax.diffusion.schedules import Schedule, align, derivative, rectified
+from dit_jax.diffusion.schedules import Schedule, align, derivative, log_snr, rectified
 
 Line = Callable[[Schedule, Array], tuple[Array, Array]]
+Clock = Callable[[Schedule, Array], Array]
 
 
 def x(schedule: Schedule, t: Array) -> tuple[Array, Array]:
@@ -51,7 +53,50 @@ def velocity(schedule: Schedule, t: Array) -> tuple[Array, Array]:
     return derivative(schedule, t)
 
 
-PREDICTIONS: dict[str, Line] = {"x": x, "noise": noise, "v": v, "velocity": velocity}
+def edm(data_std: float = 0.5) -> Line:
+    """EDM's preconditioned network: (D - c_skip z') / c_out, with z' = z / alpha at EDM's sigma = sigma / alpha.
+
+    Its loss, in its own space, weighs every level alike; at data_std = 1 and unit variance it is -v.
+    """
+
+    def line(schedule: Schedule, t: Array) -> tuple[Array, Array]:
+        alpha, sigma = schedule(t)
+        total = jnp.sqrt(sigma**2 + alpha**2 * data_std**2)
+        return sigma / (data_std * total), -alpha * data_std / total
+
+    return line
+
+
+PREDICTIONS: dict[str, Line] = {"x": x, "noise": noise, "v": v, "velocity": velocity, "edm": edm()}
+
+
+def thousandth(schedule: Schedule, t: Array) -> Array:
+    """1000 t."""
+    return 1000.0 * t
+
+
+def timestep(schedule: Schedule, t: Array) -> Array:
+    """DDPM's and DiT's timestep, which is 0 after one step of noise and 999 after a thousand."""
+    return 1000.0 * t - 1
+
+
+def reversed_unit(schedule: Schedule, t: Array) -> Array:
+    """SiT's time, which runs from noise at 0 to data at 1."""
+    return 1 - t
+
+
+def quarter_log(schedule: Schedule, t: Array) -> Array:
+    """EDM's c_noise = log(sigma / alpha) / 4, within bounds."""
+    return jnp.clip(-log_snr(schedule, t) / 4, -5.0, 5.0)
+
+
+# What the network is told of a level.
+CLOCKS: dict[str, Clock] = {
+    "thousandth": thousandth,
+    "timestep": timestep,
+    "reversed_unit": reversed_unit,
+    "quarter_log": quarter_log,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,13 +105,17 @@ class Gaussian:
 
     schedule: t -> (alpha, sigma). prediction: what the network returns. loss_in: the prediction in whose space the
     squared error is taken. clamp: that error counts at most 1/clamp times the network's own (x-prediction with
-    velocity loss divides by max(t, 0.05), as in JiT, arXiv 2511.13720).
+    velocity loss divides by max(t, 0.05), as in JiT, arXiv 2511.13720). clock: what the network is told of t.
+    outputs: values that it returns for each channel, one after the other; the prediction is the first of them, and a
+    plain Gaussian has no use for more, which published SiT weights have.
     """
 
     schedule: Schedule = rectified
     prediction: Line = x
     loss_in: Line = velocity
     clamp: float = 0.05
+    clock: Clock = thousandth
+    outputs: int = 1
 
     dtype = jnp.float32
 
@@ -77,33 +126,47 @@ class Gaussian:
             det = float(self._determinant(self.prediction, jnp.ones(())))
         return 1.0 if abs(det) > 1e-6 else 0.999
 
-    def channels(self, channels: int) -> int:
-        """Predicted values for each `channels` values of the stream."""
-        return channels
+    def told(self, t: Array) -> Array:
+        """What the network is told of the levels t, of the same shape."""
+        return self.clock(self.schedule, t)
 
     def prior(self, keys: Array, shape: tuple[int, ...]) -> Array:
         """The stream at t = 1: keys [B] -> [B, *shape]."""
         return rng.normal(keys, shape)
 
     def corrupt(self, keys: Array, x: Array, t: Array) -> tuple[Array, Array]:
-        """x [B, ...] at levels t -> (z, target): the noised value, and what the network should say about it."""
-        t = align(t, x)
+        """x [B, ...] at levels t -> (z, target): the noised value, and what the network should say about it.
+
+        Nothing is asked at t = 0, where some schedules leave the data infinitely fast: the target is 0.
+        """
         noise = rng.normal(keys, x.shape[1:])
-        alpha, sigma = self.schedule(t)
-        p, q = self.prediction(self.schedule, t)
-        return alpha * x + sigma * noise, p * x + q * noise
+        alpha, sigma = self.schedule(align(t, x))
+        return alpha * x + sigma * noise, jnp.where(align(t, x) > 0, self.join(x, noise, t), 0.0)
+
+    def join(self, x: Array, noise: Array, t: Array) -> Array:
+        """The prediction that says so."""
+        p, q = self.prediction(self.schedule, align(t, x))
+        return p * x + q * noise
 
     def split(self, z: Array, prediction: Array, t: Array) -> tuple[Array, Array]:
         """(x, noise) that z and the prediction determine together. Not finite where det = 0."""
-        t = align(t, z)
+        t, prediction = align(t, z), prediction[..., : z.shape[-1]]
         alpha, sigma = self.schedule(t)
         p, q = self.prediction(self.schedule, t)
         det = alpha * q - sigma * p
         return (q * z - sigma * prediction) / det, (alpha * prediction - p * z) / det
 
+    def flow(self, z: Array, prediction: Array, t: Array) -> Array:
+        """dz/dt of the probability flow (Song et al. 2021): the velocity of what z and the prediction determine."""
+        return dataclasses.replace(self, prediction=velocity).join(*self.split(z, prediction, t), t)
+
+    def spread(self, prediction: Array, ratio: Array) -> Array:
+        """Factor on the standard deviation of an ancestral step that takes sigma down by `ratio`: 1, unless learned."""
+        return jnp.ones_like(ratio)
+
     def loss(self, prediction: Array, target: Array, t: Array) -> Array:
         """Mean squared error of each example in the space of `loss_in`, [B]. A value given at t = 0 costs nothing."""
-        t = align(t, target)
+        t, prediction = align(t, target), prediction[..., : target.shape[-1]]
         own = jnp.abs(self._determinant(self.prediction, t))
         wanted = jnp.abs(self._determinant(self.loss_in, t))
         gain = jnp.minimum(wanted / jnp.maximum(own, 1e-12), 1 / self.clamp)

@@ -1,17 +1,29 @@
-"""Sampling is one scan that walks the levels of all streams, each along its own row of a schedule."""
+"""Sampling is one scan that walks the levels of all streams, each along its own row of a schedule.
+
+Encoding is the same walk upwards, from data to the noise that a sampler would make them of.
+"""
+
+import math
+from collections.abc import Callable, Iterable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
-from dit_jax.diffusion import levels
+from dit_jax.diffusion import grids
+from dit_jax.diffusion.gaussian import Gaussian
 from dit_jax.diffusion.guidance import Guidance
 from dit_jax.diffusion.keys import example_keys, fold, stream_id
+from dit_jax.diffusion.masked import Masked
 from dit_jax.diffusion.objective import Predict, Sample
+from dit_jax.diffusion.schedules import align, level_at
 from dit_jax.diffusion.solvers import SOLVERS, Solver
-from dit_jax.diffusion.stream import Streams
+from dit_jax.diffusion.stream import Streams, order, with_copies
 
 PRIOR, STEPS = 0, 1  # an example's randomness: one key for where it starts, one for each step from there
+# Walks up begin at alpha x, where sigma / alpha is this. What a network gets wrong there grows with sigma on the way.
+FLOOR = grids.QUIETEST
 
 
 def sample(
@@ -24,14 +36,19 @@ def sample(
     solver: Solver = SOLVERS["2m"],
     guidance: Guidance | None = None,
     shift: float = 1.0,
+    grid: grids.Grid = grids.uniform,
+    start: Sample | None = None,
+    prefix: dict[str, int] | None = None,
 ) -> Sample:
     """Draw samples 0 ... num - 1 of a key: {name: [num, *shape]}.
 
-    given: {name: [num, *shape]} clean values of some streams. Streams that can be drawn are drawn together, and any
-    other is marginalised out.
+    given: {name: [num, *shape]} clean values of some streams; of those in prefix {name: number of groups}, only the
+    first groups are. Streams that can be drawn are drawn together, and any other is marginalised out. start: {name:
+    [num, *shape]} what drawn streams are at t = 1, instead of their prior: text of which some is known, say.
     """
-    schedule = levels.schedule(streams, given or {}, steps, shift)
-    return walk(predict, streams, example_keys(key, jnp.arange(num)), given or {}, schedule, solver, guidance)
+    schedule = grids.rows(streams, given or {}, steps, shift, grid, prefix)
+    keys = example_keys(key, jnp.arange(num))
+    return walk(predict, streams, keys, given or {}, schedule, solver, guidance, start)
 
 
 def walk(
@@ -42,33 +59,114 @@ def walk(
     schedule: dict,
     solver: Solver = SOLVERS["2m"],
     guidance: Guidance | None = None,
+    start: Sample | None = None,
+    follow: Callable[[Sample, Sample], Sample] | None = None,
 ) -> Sample:
-    """The sampler itself: keys [B], given {name: [B, *shape]}, schedule {name: [steps + 1]} -> {name: [B, *shape]}.
+    """The sampler itself: keys [B], given {name: [B, *shape]}, schedule {name: [steps + 1] or [steps + 1, G]} -> {name:
+    [B, *shape]}.
 
     The schedule is static, and a stream whose row is constant does not move: conditional, joint and marginal sampling
-    differ in their schedules only. Each example depends on its own key alone.
+    differ in their schedules only. Of a given stream, the groups that start at 0 are used. Each example depends on its
+    own key alone. follow: (x, t) -> x, what a sample is made before and after each step: copies become what they copy,
+    unless something else stands for them (see blockwise.py).
     """
-    prior = {
-        name: stream.process.prior(fold(fold(keys, PRIOR), stream_id(name)), stream.shape)
-        for name, stream in streams.items()
-    }
-    if guidance is not None and given:
-        predict = guidance(predict, {name: prior[name] for name in given})
-    moving = {name: stream.process for name, stream in streams.items() if schedule[name][0] != schedule[name][-1]}
+    follow = follow or (lambda x, t: with_copies(streams, x))
+    prior = priors(streams, keys)
+    if guidance is not None:
+        processes = {name: stream.process for name, stream in streams.items()}
+        predict = guidance(predict, {name: prior[name] for name in given}, processes)
+    moving = {name: streams[name].process for name in grids.moving(schedule)}
     rows = {name: jnp.asarray(row) for name, row in schedule.items()}
 
     def at(levels: dict[str, Array]) -> dict[str, Array]:
-        return {name: jnp.broadcast_to(level, len(keys)) for name, level in levels.items()}
+        return {name: jnp.broadcast_to(level, (len(keys), *level.shape)) for name, level in levels.items()}
 
     def step(carry, scanned):
         (x, memory), (i, t, s) = carry, scanned
         moved, memory = solver.step(predict, moving, fold(keys, STEPS + i), x, at(t), at(s), memory)
-        return ({**x, **moved}, memory), None
+        moved |= {name: jnp.where(here, start[name], moved[name]) for name, here in known.items()}
+        return (follow({**x, **moved}, at(s)), memory), None
 
-    x = {**prior, **given}
-    start = at({name: row[0] for name, row in rows.items()})
-    memory = solver.init({name: x[name] for name in moving}, start)
+    # What a masked stream starts with is given: a rule that hides tokens again does not hide these.
+    start = start or {}
+    masks = {name: process.vocabulary for name, process in moving.items() if isinstance(process, Masked)}
+    known = {name: start[name] != mask for name, mask in masks.items() if name in start}
+    x, top = {**prior, **start}, at({name: row[0] for name, row in rows.items()})
+    x |= {name: jnp.where(align(top[name] == 0, x[name]), value, x[name]) for name, value in given.items()}
+    memory = solver.init({name: x[name] for name in moving}, top)
     froms, tos = ({name: row[cut] for name, row in rows.items()} for cut in (slice(-1), slice(1, None)))
     indices = jnp.arange(len(next(iter(rows.values()))) - 1)
-    (x, _), _ = jax.lax.scan(step, (x, memory), (indices, froms, tos))
+    (x, _), _ = jax.lax.scan(step, (follow(x, top), memory), (indices, froms, tos))
     return x
+
+
+def encode(
+    predict: Predict,
+    streams: Streams,
+    key: Array,
+    x: Sample,
+    given: Sample | None = None,
+    steps: int = 50,
+    solver: Solver = SOLVERS["heun"],
+    guidance: Guidance | None = None,
+    floor: float = FLOOR,
+) -> Sample:
+    """The noise {name: [B, *shape]} that the probability flow makes into x {name: [B, *shape]}.
+
+    `sample(start=encode(...))` gives x back, as nearly as the steps of both are small (DDIM inversion; Song, Meng &
+    Ermon 2021). given: {name: [B, *shape]} clean values of other streams. Any stream in neither is marginalised out.
+    solver: one that can climb to t = 1, as Heun's can. floor: sigma / alpha where it begins, small beside the finest
+    structure of x, but no smaller than a network has learnt. Raises ValueError if a stream in x has no flow.
+    """
+    keys = example_keys(key, jnp.arange(len(next(iter(x.values())))))
+    return climb(predict, streams, keys, x, given or {}, steps, solver, guidance, floor)
+
+
+def climb(
+    predict: Predict,
+    streams: Streams,
+    keys: Array,
+    x: Sample,
+    given: Sample,
+    steps: int = 50,
+    solver: Solver = SOLVERS["heun"],
+    guidance: Guidance | None = None,
+    floor: float = FLOOR,
+) -> Sample:
+    """The encoder itself, with keys [B]."""
+    rows = {name: np.full(steps + 1, 0.0 if name in given else 1.0) for name in streams}
+    processes = flowing(streams, x)
+    rows |= {name: rising(process, np.linspace(0, 1, steps + 1), floor) for name, process in processes.items()}
+    start = {name: process.schedule(jnp.asarray(rows[name][0]))[0] * x[name] for name, process in processes.items()}
+    end = walk(predict, streams, keys, given, rows, solver, guidance, start)
+    return {name: end[name] for name in x}
+
+
+def rising(process: Gaussian, u, floor: float = FLOOR):
+    """u in [0, 1] -> levels from where sigma / alpha is the floor up to the top.
+
+    They are even in sqrt(t): finest at the data, and so that no schedule has the root of u for its sigma.
+    """
+    with jax.ensure_compile_time_eval():  # a number, also while a walk is being traced
+        low = float(level_at(process.schedule, jnp.asarray(-math.log(floor))))
+    return (math.sqrt(low) * (1 - u) + math.sqrt(process.top) * u) ** 2
+
+
+def flowing(streams: Streams, names: Iterable[str]) -> dict[str, Gaussian]:
+    """The processes of these streams. Raises ValueError if one has no flow: it is masked, given, or drawn in turns."""
+    turns = order(streams)
+    found = {name: process for name in names if isinstance(process := streams[name].process, Gaussian)}
+    without = [name for name in names if name not in found or streams[name].head is None or turns[name].ndim]
+    if without:
+        raise ValueError(
+            f"no probability flow moves {', '.join(without)}: it takes a Gaussian one that is drawn at once"
+        )
+    return found
+
+
+def priors(streams: Streams, keys: Array) -> Sample:
+    """All streams at t = 1: keys [B] -> {name: [B, *shape]}."""
+    return {
+        name: stream.process.prior(fold(fold(keys, PRIOR), stream_id(name)), stream.shape)
+        for name, stream in streams.items()
+    }
