@@ -10,10 +10,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import dit_jax as dj
 from dit_jax.diffusion.gaussian import Gaussian
+from dit_jax.diffusion.objective import total
 from dit_jax.diffusion.schedules import SCHEDULES
 from dit_jax.network.dit import BLOCKS, MODERN, PUBLISHED, REMAT, SIZES, DiTBlock, LevelEmbed
 from dit_jax.network.tokens import patchify, positions, unpatchify
@@ -121,9 +123,9 @@ def test_initial_parameters_are_those_of_the_paper():
 
 
 def test_the_level_embedding_is_the_published_one():
-    t = np.array([[0.0, 0.3], [0.7, 1.0]])
+    t = np.array([[0.0, 300.0], [700.0, 1000.0]])
     params = filled(jax.eval_shape(LevelEmbed(8).init, jax.random.key(0), jnp.zeros((2, 2))))
-    angle = [[[1000 * level / 10000 ** (i / 128) for i in range(128)] for level in row] for row in t]
+    angle = [[[level / 10000 ** (i / 128) for i in range(128)] for level in row] for row in t]
     x = np.concatenate([np.cos(angle), np.sin(angle)], -1)
     inner, outer = (params["params"][name] for name in ("in", "out"))
     x = x @ inner["kernel"] + inner["bias"]
@@ -382,3 +384,30 @@ def test_an_example_ignores_its_neighbours():
     other, _ = sample_of(STREAMS, seed=7)
     mixed = jax.tree.map(lambda a, b: b.at[0].set(a[0]), x, other)
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(a[0], b[0]), apply(model, params, mixed, t), whole)
+
+
+def test_learned_weights_find_the_loss_of_every_stream_and_level():
+    """Trained on losses that are known: e^{1 + 2 t} of one stream, and 0.1 of the other."""
+    model, _ = network(weights="learned")
+    params, t = model.init(jax.random.key(0)), {name: jnp.linspace(0, 1, 33)[1:] for name in STREAMS}
+    expect = lambda params: model.apply(params, t, method="uncertainty")
+    losses = {"image": jnp.exp(1 + 2 * t["image"]), "sound": jnp.full(32, 0.1)}
+    np.testing.assert_array_equal(jnp.stack(list(expect(params).values())), np.zeros((2, 32)))
+    optimizer = optax.adam(1e-2)
+
+    def update(carry, _):
+        params, state = carry
+        grads = jax.grad(lambda params: jnp.mean(total(losses, expect(params))))(params)
+        changes, state = optimizer.update(grads, state)
+        return (optax.apply_updates(params, changes), state), None
+
+    (params, _), _ = jax.jit(lambda carry: jax.lax.scan(update, carry, length=500))((params, optimizer.init(params)))
+    for name, u in expect(params).items():
+        np.testing.assert_allclose(u, jnp.log(losses[name]), atol=0.1)
+    clean = {name: jnp.zeros(2) for name in STREAMS}  # where the loss is 0, whose logarithm is to do no harm
+    assert all(np.all(u == 0) for u in model.apply(params, clean, method="uncertainty").values())
+
+
+def test_weights_are_no_part_of_a_network_that_has_none():
+    model, params = network()
+    assert model.apply(params, {name: jnp.ones(2) for name in STREAMS}, method="uncertainty") == {}

@@ -1,5 +1,7 @@
 """Noise levels: the distributions training draws from, and the rows a sampler walks."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,14 +9,14 @@ import pytest
 from scipy import stats
 
 from dit_jax.diffusion import levels
-from dit_jax.diffusion.gaussian import Gaussian, noise, velocity
+from dit_jax.diffusion.gaussian import Gaussian
 from dit_jax.diffusion.levels import LEVELS, dropout, logit_normal, shifted, stratified, uniform
 from dit_jax.diffusion.masked import Masked
 from dit_jax.diffusion.stream import Stream
 
 pytestmark = pytest.mark.usefixtures("exact")
 
-UNIFORM = uniform()
+KEY, UNIFORM = jax.random.key(0), uniform()
 
 
 def stream(process, quantile=UNIFORM, drawn=True):
@@ -70,7 +72,7 @@ def test_dropout_drops_exactly_its_rate(rate, n):
 
 def test_every_stream_draws_levels_of_its_own():
     streams = {"a": stream(Gaussian()), "b": stream(Gaussian(), logit_normal()), "c": stream(Masked(3), dropout())}
-    drawn = levels.draw(jax.random.key(0), streams, 1000)
+    drawn = levels.independent(jax.random.key(0), streams, 1000)
     assert stats.kstest(drawn["a"], "uniform").statistic < 1.5 / 1000
     assert stats.kstest(logit(np.asarray(drawn["b"])), "norm").statistic < 1.5 / 1000
     assert np.mean(drawn["c"]) == pytest.approx(0.1)
@@ -79,28 +81,45 @@ def test_every_stream_draws_levels_of_its_own():
 
 def test_a_streams_levels_ignore_other_streams():
     a, b = stream(Gaussian()), stream(Gaussian())
-    alone = levels.draw(jax.random.key(0), {"a": a}, 8)["a"]
-    np.testing.assert_array_equal(levels.draw(jax.random.key(0), {"b": b, "a": a}, 8)["a"], alone)
+    alone = levels.independent(jax.random.key(0), {"a": a}, 8)["a"]
+    np.testing.assert_array_equal(levels.independent(jax.random.key(0), {"b": b, "a": a}, 8)["a"], alone)
 
 
-def test_rows_are_given_absent_or_drawn():
-    streams = {
-        "given": stream(Gaussian()),
-        "absent": stream(Masked(3), drawn=False),
-        "drawn": stream(Gaussian(prediction=velocity)),
-    }
-    rows = levels.schedule(streams, {"given"}, 4)
-    np.testing.assert_array_equal(rows["given"], [0] * 5)
-    np.testing.assert_array_equal(rows["absent"], [1] * 5)
-    np.testing.assert_allclose(rows["drawn"], [1, 0.75, 0.5, 0.25, 0], atol=1e-15)
+def test_levels_of_groups_are_of_three_kinds():
+    """One level for all in half of the examples; the same after a clean beginning, and independent, in a quarter."""
+    n, groups = 4000, 6
+    t = np.asarray(levels.forcing(jax.random.key(0), UNIFORM, n, groups))
+    last = t[:, -1:]
+    one, clean = np.all(t == last, 1), np.all((t == last) | (t == 0), 1) & np.any(t == 0, 1)
+    assert one.sum() == n / 2 and clean.sum() == n / 4
+    lengths = (t[clean] == 0).sum(1)
+    assert np.all(np.diff(t[clean], axis=1) >= 0)  # clean frames come first
+    assert stats.chisquare(np.bincount(lengths, minlength=groups)[1:]).pvalue > 1e-3 and lengths.max() < groups
+    free = t[~one & ~clean]
+    assert all(stats.kstest(column, "uniform").pvalue > 1e-3 for column in free.T)
+    assert np.all(np.abs(np.corrcoef(free.T) - np.eye(groups)) < 0.15)
+    assert stats.kstest(last[:, 0], "uniform").pvalue > 1e-3
 
 
-def test_rows_are_shifted_and_end_at_zero():
-    row = levels.schedule({"x": stream(Gaussian())}, {}, 10, shift=3.0)["x"]
-    np.testing.assert_allclose(logit(row[1:-1]) - logit(np.linspace(1, 0, 11)[1:-1]), np.log(3), rtol=1e-12)
-    assert row[0] == 1 and row[-1] == 0
+def test_corners_have_the_mass_that_they_are_given():
+    n, rates = 20_000, {"tied": 0.5, "given": 0.4, "absent": 0.1}
+    streams = {name: stream(Gaussian()) for name in "abc"} | {"label": stream(Masked(3), dropout(), drawn=False)}
+    t = {name: np.asarray(values) for name, values in levels.corners(**rates)(KEY, streams, n).items()}
+    drawn = np.stack([t[name] for name in "abc"], 1)
+    given, absent = drawn == 0, drawn == 1
+    assert np.mean(given.any(1)) == pytest.approx(rates["given"], abs=1e-4)
+    assert not given.all(1).any() and not absent.all(1).any()
+    untouched = ~given.any(1)
+    assert np.mean(absent[untouched].any(1)) == pytest.approx(rates["absent"], abs=0.01)
+    inside = drawn[untouched & ~absent.any(1)]
+    assert np.mean(np.ptp(inside, axis=1) == 0) == pytest.approx(rates["tied"], abs=0.02)
+    subsets, counts = np.unique(given[given.any(1)], axis=0, return_counts=True)
+    assert len(subsets) == 6 and stats.chisquare(counts).pvalue > 1e-3  # every part but none and all, alike
+    assert all(stats.kstest(column, "uniform").pvalue > 1e-3 for column in inside.T)
+    np.testing.assert_array_equal(t["label"], levels.independent(KEY, streams, n)["label"])
 
 
-def test_a_row_starts_where_the_prediction_says_something():
-    row = levels.schedule({"x": stream(Gaussian(prediction=noise))}, {}, 10)["x"]
-    assert 0.99 < row[0] < 1 and np.all(np.diff(row) < 0)
+def test_a_tie_binds_every_group_of_a_stream():
+    streams = {"a": stream(Gaussian()), "clip": dataclasses.replace(stream(Gaussian()), groups=4)}
+    t = levels.corners(tied=1.0, given=0.0, absent=0.0)(KEY, streams, 64)
+    np.testing.assert_array_equal(t["clip"], np.repeat(t["a"][:, None], 4, 1))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from dit_jax.diffusion.keys import example_keys, fold
-from dit_jax.diffusion.masked import VISIBLE, Masked
+from dit_jax.diffusion.masked import REVEALS, VISIBLE, Masked, confident, remask
 
 pytestmark = pytest.mark.usefixtures("exact")
 
@@ -70,7 +70,8 @@ def test_a_visible_token_costs_nothing_however_wrong():
 
 
 def test_the_bound_is_the_any_order_autoregressive_likelihood():
-    """E_t (1/t) sum of hidden nll = E_order sum_k nll of the next token, by enumeration, for any network at all."""
+    """E_t (1/t) sum of hidden nll = E_order sum_k nll of the next token = E_k (L/k) sum of the nll of k hidden ones, k
+    uniform in 1 ... L; by enumeration, for any network at all."""
     vocabulary, length, x = 2, 3, (1, 0, 1)
     table = np.random.default_rng(0).normal(size=(vocabulary + 1,) * length + (length, vocabulary))
 
@@ -83,14 +84,148 @@ def test_the_bound_is_the_any_order_autoregressive_likelihood():
 
     nodes, weights = np.polynomial.legendre.leggauss(8)  # exact: the integrand is a polynomial in t
     nodes, weights = (nodes + 1) / 2, weights / 2
-    bound = 0.0
+    bound = evenly = 0.0
     for hidden in itertools.product([False, True], repeat=length):
         z = tuple(np.where(hidden, vocabulary, x))
         target = jnp.asarray(np.where(hidden, x, VISIBLE))
         costs = Masked(vocabulary).loss(jnp.tile(table[z], (8, 1, 1)), jnp.tile(target, (8, 1)), jnp.asarray(nodes))
-        chance = nodes ** sum(hidden) * (1 - nodes) ** (length - sum(hidden))
+        k = sum(hidden)
+        chance = nodes**k * (1 - nodes) ** (length - k)
         bound += length * np.sum(weights * chance * np.asarray(costs))
+        if k:
+            cost = Masked(vocabulary).loss(jnp.asarray(table[z])[None], target[None], jnp.array([k / length]))[0]
+            evenly += length * float(cost) / length / math.comb(length, k)
     assert bound == pytest.approx(any_order, rel=1e-6)
+    assert evenly == pytest.approx(any_order, rel=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(4,), (2, 2)])
+def test_every_number_of_hidden_tokens_is_as_likely_as_any_other_and_so_is_every_choice_of_them(shape):
+    n, x = 30_000, tokens(30_000, *shape)
+    z, target, t = Masked(5).corrupt_evenly(keys(n), x)
+    hidden = np.asarray(z == 5)
+    np.testing.assert_array_equal(z, np.where(hidden, 5, x))
+    np.testing.assert_array_equal(target, np.where(hidden, x, VISIBLE))
+    np.testing.assert_allclose(t, hidden.reshape(n, 4).mean(1))
+    found = np.bincount(hidden.reshape(n, 4) @ (1 << np.arange(4)), minlength=16) / n
+    wanted = [0.0] + [1 / 4 / math.comb(4, number.bit_count()) for number in range(1, 16)]
+    np.testing.assert_allclose(found, wanted, atol=5 * np.sqrt(0.06 / n))
+
+
+def test_an_untrained_head_costs_exactly_ln_v_whatever_number_is_hidden():
+    _, target, t = Masked(256).corrupt_evenly(keys(32), tokens(32, 100, vocabulary=256))
+    np.testing.assert_allclose(Masked(256).loss(jnp.zeros((32, 100, 256)), target, t), math.log(256), rtol=1e-6)
+
+
+def test_a_fixed_number_of_hidden_tokens_estimates_the_bound_with_less_variance():
+    process, x, n = Masked(5), tokens(4000, 6), 4000
+    logits = 2 * jax.nn.one_hot((x + 1) % 4, 5)
+    _, target, t = process.corrupt_evenly(keys(n), x)
+    even = process.loss(logits, target, t)
+    t = (jnp.arange(n) + 0.5) / n
+    other = process.loss(logits, process.corrupt(keys(n), x, t)[1], t)
+    assert np.mean(even) == pytest.approx(np.mean(other), abs=5 * float(np.std(other)) / np.sqrt(n))
+    assert np.var(even) < np.var(other) / 3
+
+
+RULES = {**REVEALS, "remask without a cap": remask(1.0)}
+every_rule = pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
+
+
+@every_rule
+def test_a_share_t_of_hidden_tokens_becomes_a_share_s(rule):
+    """ReMDM hides some again, and reveals so many more: alpha_t (1 - sigma) + (1 - alpha_t) p = alpha_s."""
+    process, x = Masked(3, rule), tokens(6, 20000, vocabulary=3)
+    t, s = jnp.array([1.0, 0.8, 0.5, 0.3, 0.6, 0.9]), jnp.array([0.9, 0.2, 0.5, 0.0, 0.59, 0.899])
+    z, _ = process.corrupt(keys(6), x, t)
+    moved = process.move(keys(6, seed=1), z, jax.random.normal(jax.random.key(0), (6, 20000, 3)), t, s)
+    np.testing.assert_allclose(np.mean(moved == 3, axis=1), s, atol=5 * np.sqrt(0.25 / 20000))
+    np.testing.assert_array_equal(moved[2], z[2])  # who stays where it is waits
+    assert np.all(moved[3] != 3)
+
+
+@every_rule
+def test_what_is_visible_is_never_drawn_anew_in_one_step(rule):
+    """It stays, but for what ReMDM hides: min(cap, s / (1 - t)) of it."""
+    process, z = Masked(3, rule), jnp.tile(jnp.array([0, 2, 3, 1]), (2, 10000))
+    t, s = jnp.array([0.5, 0.9]), jnp.array([0.4, 0.05])
+    moved = process.move(keys(2), z, jnp.zeros((2, 40000, 3)), t, s)
+    before, after = np.asarray(z[:, z[0] != 3]), np.asarray(moved[:, z[0] != 3])
+    assert np.all((after == before) | (after == 3))
+    sigma = {"remask": (0.02, 0.02), "remask without a cap": (0.8, 0.5)}
+    wanted = next((sigma[name] for name in sigma if RULES[name] is rule), (0.0, 0.0))
+    np.testing.assert_allclose(np.mean(after == 3, axis=1), wanted, atol=0.015)
+
+
+@every_rule
+def test_an_example_moves_alike_in_any_batch(rule):
+    process, t, s = Masked(5, rule), jnp.array([0.7, 0.5, 0.4]), jnp.array([0.5, 0.4, 0.1])
+    z, _ = process.corrupt(keys(3), tokens(3, 40), t)
+    logits = jax.random.normal(jax.random.key(0), (3, 40, 5))
+    alone = [process.move(keys(3)[i : i + 1], *(a[i : i + 1] for a in (z, logits, t, s)))[0] for i in range(3)]
+    np.testing.assert_array_equal(process.move(keys(3), z, logits, t, s), np.stack(alone))
+
+
+def test_the_surest_are_revealed_first_whatever_is_drawn_and_as_many_as_the_level_says():
+    sure = np.array([[3.0, 1.0, 5.0, 2.0, 9.0, 4.0]])
+    z = jnp.array([[2, 2, 2, 2, 0, 2]])  # one is visible, and does not count
+    move = jax.vmap(Masked(2, confident).move, in_axes=(0, None, None, None, None))
+    logits = jnp.asarray(np.stack([sure, np.zeros_like(sure)], -1))
+    for s, seen in ((0.8, [2, 4]), (0.6, [2, 4, 5]), (0.2, [0, 2, 3, 4, 5])):
+        moved = move(jax.random.split(jax.random.key(0), (50, 1)), z, logits, jnp.ones(1), jnp.array([s]))
+        np.testing.assert_array_equal(moved != 2, np.tile(np.isin(np.arange(6), seen), (50, 1, 1)))
+    t, s = jnp.ones((1, 2)), jnp.array([[1.0, 1 / 3]])  # two groups, of which the first waits
+    moved = Masked(2, confident).move(keys(1), jnp.full((1, 6), 2), logits, t, s)
+    assert np.flatnonzero(moved[0] != 2).tolist() == [4, 5]
+
+
+# A chain of four tokens, each 0 or 1, and what each token is, given any part of the others: [3, 3, 3, 3, 4, 2].
+CHAINS = list(itertools.product(range(2), repeat=4))
+STICK = np.array([[0.85, 0.15], [0.3, 0.7]])
+LAW = np.array([[0.6, 0.4][c[0]] * STICK[c[0], c[1]] * STICK[c[1], c[2]] * STICK[c[2], c[3]] for c in CHAINS])
+
+
+def network():
+    table = np.zeros((3,) * 4 + (4, 2))
+    for z in itertools.product(range(3), repeat=4):
+        weight = LAW * [all(seen in (2, token) for seen, token in zip(z, chain, strict=True)) for chain in CHAINS]
+        for place, value in itertools.product(range(4), range(2)):
+            table[(*z, place, value)] = sum(w for w, chain in zip(weight, CHAINS, strict=True) if chain[place] == value)
+    return jnp.log(jnp.asarray(table / table.sum(-1, keepdims=True)) + 1e-300)
+
+
+def off(move, steps, n=10_000):
+    """The total variation between the chain's law and what `steps` steps with its own conditionals draw."""
+    table, levels = network(), jnp.linspace(1, 0, steps + 1)
+
+    @jax.jit
+    def step(z, now):
+        i, t, s = now
+        return move(fold(keys(n), i), z, table[tuple(z.T)], jnp.broadcast_to(t, n), jnp.broadcast_to(s, n)), None
+
+    z, _ = jax.lax.scan(step, Masked(2).prior(keys(n), (4,)), (jnp.arange(steps), levels[:-1], levels[1:]))
+    return np.abs(np.bincount(z @ jnp.array([8, 4, 2, 1]), minlength=16) / n - LAW).sum() / 2
+
+
+def test_an_order_chosen_from_the_distributions_is_exact_at_one_token_a_step():
+    assert off(Masked(2, confident).move, 4) < 0.03 < off(Masked(2, confident).move, 1)
+
+
+def test_an_order_chosen_by_what_was_drawn_is_not():
+    """LLaDA's rule, written here: of the values drawn for the hidden tokens, the most probable one is kept."""
+
+    def move(keys, z, logits, t, s):
+        drawn = jax.vmap(jax.random.categorical)(keys, logits).astype(z.dtype)
+        chance = jnp.take_along_axis(logits, drawn[..., None], axis=-1)[..., 0]
+        best = jnp.argmax(jnp.where(z == 2, chance, -jnp.inf), axis=1, keepdims=True)
+        return jnp.where(jnp.arange(4)[None] == best, drawn, z)
+
+    assert off(move, 4) > 0.1
+
+
+@every_rule
+def test_many_small_steps_draw_the_chain(rule):
+    assert off(Masked(2, rule).move, 32) < 0.035
 
 
 def test_move_reveals_with_probability_t_minus_s_over_t():

@@ -138,3 +138,12 @@ def test_no_two_examples_share_their_noise():
     seen = {}
     objective.loss(lambda x, t: seen.update(x) or x, streams, KEY, {"x": jnp.zeros((8, 3))})
     assert len(np.unique(seen["x"])) == 8 * 3
+
+
+def test_losses_are_weighed_best_by_what_they_are():
+    """The least of e^{-u} L + u is 1 + log L, at u = log L, so that a loss in other units pulls as hard."""
+    losses = {"a": jnp.array([0.01, 0.5]), "b": jnp.array([2.0, 300.0])}
+    at = lambda shift: objective.total(losses, {name: jnp.log(loss) + shift for name, loss in losses.items()})
+    np.testing.assert_allclose(at(0.0), 2 + np.log([0.02, 150.0]), rtol=1e-12)
+    assert np.all(at(0.1) > at(0.0)) and np.all(at(-0.1) > at(0.0))
+    np.testing.assert_allclose(objective.total(losses, {"a": jnp.zeros(2)}), [2.01, 300.5], rtol=1e-15)

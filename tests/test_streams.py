@@ -1,16 +1,27 @@
 """Leaves: what each stream promises to the mathematics, the network and the shell."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dit_jax.streams import STREAMS, image, label
+from dit_jax.diffusion.ddpm import DDPM
+from dit_jax.diffusion.masked import Masked
+from dit_jax.streams import STREAMS, audio, image, label, span, text, video
 from dit_jax.streams.given import read_given
 
 pytestmark = pytest.mark.usefixtures("quick")
 
-EXAMPLES = {"image": image((4, 6, 3), patch=2), "label": label(10)}
+EXAMPLES = {
+    "audio": audio(32, patch=4),
+    "image": image((4, 6, 3), patch=2),
+    "label": label(10),
+    "span": span(),
+    "text": text(7),
+    "video": video((4, 4, 6, 3), patch=(2, 2, 2)),
+}
 every_stream = pytest.mark.parametrize("stream", EXAMPLES.values(), ids=EXAMPLES)
 
 
@@ -25,7 +36,27 @@ def test_embed_makes_a_token_for_every_position_and_head_makes_the_prediction(st
     assert tokens.shape == ((2, 16) if stream.positions is None else (2, len(stream.positions), 16))
     if stream.head is not None:
         out, _ = stream.head(16, jnp.float32, "head").init_with_output(jax.random.key(0), tokens)
-        assert out.shape == x.shape and np.all(out == 0)
+        logits = (stream.process.vocabulary,) if isinstance(stream.process, Masked) else ()
+        assert out.shape == x.shape + logits and np.all(out == 0)
+
+
+@every_stream
+def test_what_is_shown_and_saved_is_one_for_each_example(stream, tmp_path):
+    x = np.asarray(stream.process.prior(jax.random.split(jax.random.key(0), 3), stream.shape))
+    if stream.show is not None:
+        assert len(stream.show(x)) == 3
+    if stream.features is not None:
+        assert stream.features(x).ndim == 2 and len(stream.features(x)) == 3
+    if stream.save is not None:
+        files = {stream.save(example, tmp_path / str(i)) for i, example in enumerate(x)}
+        assert len(files) == 3 and all(file.parent == tmp_path and file.exists() for file in files)
+
+
+def test_a_process_that_wants_two_values_a_channel_gets_them():
+    stream = image((4, 6, 3), patch=2, process=DDPM())
+    tokens = jnp.ones((2, len(stream.positions), 16))
+    out, _ = stream.head(16, jnp.float32, "head").init_with_output(jax.random.key(0), tokens)
+    assert out.shape == (2, 4, 6, 6)
 
 
 @every_stream
@@ -74,7 +105,7 @@ def test_labels_are_read_from_the_shell(text, labels):
 
 @pytest.mark.parametrize("text", ["cat", "1.5", "", "1,,2", "0-3"])
 def test_what_is_not_a_label_is_an_error_that_says_what_is(text):
-    with pytest.raises(ValueError, match=r"integer, a list such as 0,2,5, or all"):
+    with pytest.raises(ValueError, match=r"integer, a list such as 0,2,5, all or random; not"):
         label(10).read(text)
 
 
@@ -86,12 +117,31 @@ def test_a_label_that_does_not_exist_is_an_error_that_names_it(text, wrong):
 
 def test_given_values_take_turns():
     streams = {"image": EXAMPLES["image"], "label": EXAMPLES["label"]}
-    given = read_given(streams, ["label=0,2,5"], 7)
+    given, prefix, start = read_given(streams, ["label=0,2,5"], 7)
     np.testing.assert_array_equal(given["label"], [0, 2, 5, 0, 2, 5, 0])
-    assert read_given(streams, [], 7) == {}
+    assert prefix == start == {} and read_given(streams, [], 7) == ({}, {}, {})
 
 
-@pytest.mark.parametrize("text", ["label", "lable=3", "image=3", "=3"])
+def test_a_part_of_a_stream_can_be_given():
+    read = lambda text: np.array([[int(word) for word in text]], np.int32)
+    word = dataclasses.replace(label(10), shape=(4,), groups=4, read=read)
+    assert read_given({"text": word}, ["text=1234:prefix=3"], 1).prefix == {"text": 3}
+    for wrong in ("0", "4", "x", "-1", ""):
+        with pytest.raises(ValueError, match=r"the prefix of text, 4 groups, should be 1 \.\.\. 3"):
+            read_given({"text": word}, [f"text=1234:prefix={wrong}"], 1)
+    gaps = dataclasses.replace(word, read=lambda text: np.array([[1, 10, 10, 4]], np.int32))
+    found = read_given({"text": gaps}, ["text=1**4"], 2)
+    assert found.given == {} and found.start["text"].tolist() == [[1, 10, 10, 4]] * 2
+
+
+def test_random_labels_are_uniform_and_always_the_same():
+    labels = label(10).read("random")
+    assert labels.shape == (50_000,) and labels.dtype == np.int32
+    assert np.all(np.abs(np.bincount(labels, minlength=10) / 5000 - 1) < 5 / np.sqrt(5000))
+    np.testing.assert_array_equal(labels, label(10).read("random"))
+
+
+@pytest.mark.parametrize("text", ["label", "lable=3", "span=3", "=3"])
 def test_what_cannot_be_given_is_an_error_that_says_what_can(text):
-    with pytest.raises(ValueError, match="STREAM=VALUE, where STREAM is one of: label"):
+    with pytest.raises(ValueError, match="STREAM=VALUE, where STREAM is one of: audio, image, label, text, video"):
         read_given(EXAMPLES, [text], 4)

@@ -1,4 +1,4 @@
-"""Noise levels: which ones training visits, and which ones a sampler walks through.
+"""Noise levels that training visits.
 
 A distribution of levels is its quantile function, u in [0, 1) -> t in [0, 1]. Evenly spread u then give every batch
 nearly the same mix of levels, whatever the distribution, and a shift is one more function on top.
@@ -11,15 +11,17 @@ from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
 from dit_jax.diffusion.keys import stream_id
+from dit_jax.diffusion.schedules import Schedule, align, edm, level_at
 
 if TYPE_CHECKING:
-    from dit_jax.diffusion.stream import Streams
+    from dit_jax.diffusion.stream import Stream, Streams
 
 Quantile = Callable[[Array], Array]
+Across = Callable[[Array, Quantile, int, int], Array]
+Together = Callable[[Array, "Streams", int], dict[str, Array]]
 
 
 def shifted(t, shift: float):
@@ -42,7 +44,29 @@ def dropout(*, rate: float = 0.1) -> Quantile:
     return lambda u: (u >= 1 - rate).astype(jnp.float32)
 
 
-LEVELS: dict[str, Callable[..., Quantile]] = {"uniform": uniform, "logit_normal": logit_normal, "dropout": dropout}
+def log_normal(*, mean: float = -1.2, std: float = 1.2, schedule: Schedule = edm) -> Quantile:
+    """log(sigma / alpha) ~ N(mean, std^2) (EDM); EDM2's is (-0.4, 1)."""
+    return lambda u: level_at(schedule, -(mean + std * jax.scipy.special.ndtri(u)))
+
+
+def steps(*, count: int = 1000) -> Quantile:
+    """t = n / count, n = 1 ... count alike: DDPM's."""
+    return lambda u: jnp.minimum(jnp.floor(u * count) + 1, count) / count
+
+
+def spans(*, rate: float = 0.25) -> Quantile:
+    """0 but at a rate, and there uniform: how much of the way down a mean velocity is taken over (MeanFlow)."""
+    return lambda u: jnp.maximum(u - (1 - rate), 0.0) / max(rate, 1e-9)
+
+
+LEVELS: dict[str, Callable[..., Quantile]] = {
+    "uniform": uniform,
+    "logit_normal": logit_normal,
+    "log_normal": log_normal,
+    "steps": steps,
+    "dropout": dropout,
+    "spans": spans,
+}
 
 
 def stratified(key: Array, n: int) -> Array:
@@ -52,25 +76,62 @@ def stratified(key: Array, n: int) -> Array:
     return (jax.random.permutation(order, n) + u) / n
 
 
-def draw(key: Array, streams: Streams, n: int) -> dict[str, Array]:
-    """Training levels of n examples, independent between streams: {name: [n]}."""
-    return {
-        name: stream.levels(stratified(jax.random.fold_in(key, stream_id(name)), n)) for name, stream in streams.items()
-    }
+def forcing(key: Array, levels: Quantile, n: int, groups: int) -> Array:
+    """Levels [n, groups] of examples in groups, such as frames: one for all in half of the examples; in a quarter, the
+    same after a clean beginning; in a quarter, independent ones (diffusion forcing, Chen et al. 2024)."""
+    kinds, first, *keys = jax.random.split(key, 2 + groups)
+    own = levels(jnp.stack([stratified(key, n) for key in keys], axis=1))
+    one, kind = own[:, :1], stratified(kinds, n)[:, None]
+    clean = jnp.arange(groups)[None] < jax.random.randint(first, (n, 1), 1, groups)
+    return jnp.where(kind < 0.75, jnp.where(clean & (kind >= 0.5), 0.0, one), own)
 
 
-def schedule(streams: Streams, given, steps: int, shift: float = 1.0) -> dict[str, np.ndarray]:
-    """The levels of each stream before and after each of a sampler's steps: {name: [steps + 1]}.
+def apart(key: Array, levels: Quantile, n: int, groups: int) -> Array:
+    """Levels [n, groups] of examples in groups that are drawn one after another, such as blocks: independent ones."""
+    return levels(stratified(key, n * groups).reshape(n, groups))
 
-    A given stream stays at 0, one that can be drawn goes from 1 to 0, any other stays at 1: it is marginalised out.
+
+def independent(key: Array, streams: Streams, n: int) -> dict[str, Array]:
+    """Each stream at its own levels: {name: [n]}, or [n, G] for one in groups."""
+
+    def of(name: str, stream: Stream) -> Array:
+        own = jax.random.fold_in(key, stream_id(name))
+        if stream.groups > 1:
+            return stream.across(own, stream.levels, n, stream.groups)
+        return stream.levels(stratified(own, n))
+
+    return {name: of(name, stream) for name, stream in streams.items()}
+
+
+def corners(tied: float = 0.5, given: float = 0.4, absent: float = 0.1) -> Together:
+    """Independent levels, and the corners of their cube, where samplers walk but few levels fall.
+
+    With probability `tied`, all streams that are drawn are at one level, as they are while being drawn; with
+    probability `given`, some of them are clean, but not all; with probability `absent`, some are pure noise. The three
+    are independent of each other.
     """
 
-    def row(name, stream):
-        if name in given:
-            return np.zeros(steps + 1)
-        if stream.head is None:
-            return np.ones(steps + 1)
-        t = shifted(np.linspace(1, 0, steps + 1), shift)
-        return np.minimum(t, stream.process.top)
+    def together(key: Array, streams: Streams, n: int) -> dict[str, Array]:
+        drawn = [name for name, stream in streams.items() if stream.head is not None]
+        t = independent(key, streams, n)
+        level, tie, *subsets = jax.random.split(jax.random.fold_in(key, 0), 4)
+        shared, tie = stratified(level, n), stratified(tie, n) < tied
+        clean, gone = (_some(key, rate, n, len(drawn)) for key, rate in zip(subsets, (given, absent), strict=True))
+        for i, name in enumerate(drawn):
+            here = jnp.where(align(tie, t[name]), align(streams[name].levels(shared), t[name]), t[name])
+            here = jnp.where(align(gone[:, i], here), 1.0, here)
+            t[name] = jnp.where(align(clean[:, i], here), 0.0, here)
+        return t
 
-    return {name: row(name, stream) for name, stream in streams.items()}
+    return together
+
+
+def _some(key: Array, rate: float, n: int, count: int) -> Array:
+    """[n, count]: nothing but at a rate, and there a part that is neither empty nor the whole, all alike."""
+    happens, part = jax.random.split(key)
+    number = jax.random.randint(part, (n, 1), 1, 2**count - 1)
+    return (stratified(happens, n) < rate)[:, None] & (number >> jnp.arange(count)[None] & 1 == 1)
+
+
+# How the levels of several streams go together: (key, streams, n) -> {name: [n] or [n, G]}.
+TOGETHER: dict[str, Together] = {"independent": independent, "corners": corners()}

@@ -2,13 +2,18 @@
 
 import dataclasses
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from dit_jax.diffusion.gaussian import Gaussian
-from dit_jax.diffusion.levels import Quantile
+from dit_jax.diffusion.levels import Across, Quantile, forcing
 from dit_jax.diffusion.masked import Masked
+from dit_jax.diffusion.span import Span
+
+Process = Gaussian | Masked | Span
+Processes = dict[str, Process]
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -19,18 +24,46 @@ class Stream:
     positions: [n, 3] (time, row, column) of its tokens, or None for a stream that modulates all others instead, as
     a class label does. embed: (width, dtype, name) -> linen module from the noised array to tokens [B, n, width], or to
     the modulation vector [B, width]. head: likewise, from tokens to the prediction; None for a stream that is only ever
-    given. read: text from the shell -> examples [k, *shape]. show: examples [k, *shape] -> what a person sees of each:
-    pictures [k, height, width, 1 or 3] in 0 ... 255, or k words.
+    given. groups: into how many parts with levels of their own the first axis divides, as a clip does into frames.
+    across: how training spreads levels over them (see levels.py). copies: of a past, the stream that it is the past of.
+
+    read: text from the shell -> examples [k, *shape]. show: examples [k, *shape] -> what a person sees of each:
+    pictures [k, height, width, 1 or 3] in 0 ... 255, or k words. save: (example [*shape], path without a suffix) -> the
+    file that it has written, for what is heard or moves. features: examples [k, *shape] -> [k, d], by which judges tell
+    them apart. codec: of latents, the sha256 of their VAE.
     """
 
     shape: tuple[int, ...]
-    process: Gaussian | Masked
+    process: Process
     levels: Quantile
     embed: Callable[..., Any]
     positions: np.ndarray | None = None
     head: Callable[..., Any] | None = None
+    groups: int = 1
+    across: Across = forcing
+    copies: str = ""
     read: Callable[[str], np.ndarray] | None = None
     show: Callable[[np.ndarray], np.ndarray | list[str]] | None = None
+    save: Callable[[np.ndarray, Path], Path] | None = None
+    features: Callable[[np.ndarray], np.ndarray] | None = None
+    codec: str = ""
 
 
 Streams = dict[str, Stream]
+
+
+def in_data(streams: Streams) -> Streams:
+    """The streams that a data set has to have: all but the span and what copies others."""
+    return {name: s for name, s in streams.items() if not isinstance(s.process, Span) and not s.copies}
+
+
+def with_copies(streams: Streams, x: dict[str, Any]) -> dict[str, Any]:
+    """x {name: [B, *shape]}, and in it every copy of what it has."""
+    return {**x, **{name: x[stream.copies] for name, stream in streams.items() if stream.copies in x}}
+
+
+def order(streams: Streams) -> dict[str, np.ndarray]:
+    """When the groups of each stream are drawn, {name: []}, and {name: [G]} for those with a past and for their pasts,
+    whose groups follow one another, 1 ... G; whatever has none comes before, at 0."""
+    apart = {name for s, stream in streams.items() if stream.copies for name in (s, stream.copies)}
+    return {name: np.arange(1, s.groups + 1) if name in apart else np.array(0) for name, s in streams.items()}

@@ -19,8 +19,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from dit_jax.diffusion.stream import Streams
+from dit_jax.diffusion.stream import Streams, order
 from dit_jax.network.tokens import rotary, rotate, sincos
+
+Now = tuple[str, int | Array]  # a stream, and which of its groups
 
 xavier = nn.initializers.xavier_uniform()
 zeros = nn.initializers.zeros
@@ -59,6 +61,8 @@ BLOCKS = {"published": PUBLISHED, "modern": MODERN}
 # (width, depth, heads) of the published sizes.
 SIZES = {"S": (384, 12, 6), "B": (768, 12, 12), "L": (1024, 24, 16), "XL": (1152, 28, 16)}
 
+WEIGHTS = ("alike", "learned")
+
 REMAT = {
     "none": None,
     "dots": jax.checkpoint_policies.checkpoint_dots_with_no_batch_dims,  # keep matrix products, recompute the rest
@@ -88,7 +92,7 @@ def dense(layer, features: int, name: str) -> nn.Dense:
 
 
 class LevelEmbed(nn.Module):
-    """t [B, G] in [0, 1] -> [B, G, width]: sines and cosines of 1000 t, then two layers (DiT's timestep embedder)."""
+    """Times [B, G] -> [B, G, width]: sines and cosines of them, then two layers (DiT's timestep embedder)."""
 
     width: int
     frequencies: int = 256
@@ -96,11 +100,26 @@ class LevelEmbed(nn.Module):
     @nn.compact
     def __call__(self, t: Array) -> Array:
         half = self.frequencies // 2
-        angle = 1000.0 * t[..., None] * jnp.exp(-math.log(10000.0) * jnp.arange(half) / half)
+        angle = t[..., None] * jnp.exp(-math.log(10000.0) * jnp.arange(half) / half)
         x = jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], -1)
         init = nn.initializers.normal(0.02)
         x = nn.silu(nn.Dense(self.width, kernel_init=init, name="in")(x))
         return nn.Dense(self.width, kernel_init=init, name="out")(x)
+
+
+class Uncertainty(nn.Module):
+    """What loss is to be expected of a stream at its level, [B], as a logarithm; 0 at initialisation, and at t = 0,
+    where there is none. Within bounds: where tokens are hardly ever hidden, most losses are 0, and a few are large."""
+
+    width: int = 64
+    most: float = 4.0
+
+    @nn.compact
+    def __call__(self, t: Array) -> Array:
+        t = t.reshape(len(t), -1)
+        x = nn.silu(LevelEmbed(self.width, name="level")(1000.0 * t))
+        u = self.most * jnp.tanh(nn.Dense(1, kernel_init=zeros, name="out")(x)[..., 0] / self.most)
+        return jnp.mean(jnp.where(t > 0, u, 0.0), axis=1)
 
 
 class Attention(nn.Module):
@@ -109,7 +128,7 @@ class Attention(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, x: Array, turn: tuple[Array, Array] | None) -> Array:
+    def __call__(self, x: Array, turn: tuple[Array, Array] | None, seen: Array | None, now: Array | None) -> Array:
         width = x.shape[-1]
         q, k, v = jnp.split(dense(self, 3 * width, "qkv")(x), 3, axis=-1)
         q, k, v = (y.reshape(*y.shape[:-1], self.heads, width // self.heads) for y in (q, k, v))
@@ -117,7 +136,12 @@ class Attention(nn.Module):
         q, k = (norm(y.astype(jnp.float32)).astype(y.dtype) for y in (q, k))
         if turn is not None:
             q, k = rotate(q, *turn), rotate(k, *turn)
-        y = jax.nn.dot_product_attention(q, k, v)
+        if now is not None:
+            old: Any = self.get_variable("cache", "keys_values")
+            k, v = (jax.lax.dynamic_update_slice_in_dim(*pair, now, axis=1) for pair in zip(old, (k, v), strict=True))
+        if self.is_mutable_collection("cache"):
+            self.put_variable("cache", "keys_values", (k, v))
+        y = jax.nn.dot_product_attention(q, k, v, mask=None if seen is None else seen[None, None])
         return dense(self, width, "out")(y.reshape(x.shape))
 
 
@@ -145,8 +169,9 @@ class DiTBlock(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, x: Array, condition: Array, group: np.ndarray, turn) -> tuple[Array, None]:
-        """x [B, n, D]; condition [B, G, D], or [B, G, 6 D] where modulation is shared; group [n] of each token."""
+    def __call__(self, x: Array, condition: Array, group, turn, seen=None, now=None) -> tuple[Array, None]:
+        """x [B, n, D]; condition [B, G, D], or [B, G, 6 D] where modulation is shared; group [n] of each token; seen
+        [n, N], what each attends to, or None for all; now: which of all N tokens is the first here, if not all are."""
         width = x.shape[-1]
         if self.block.modulation == "shared":
             condition = condition + self.param("modulation", zeros, (6 * width,))
@@ -156,7 +181,7 @@ class DiTBlock(nn.Module):
         norm = NORMS[self.block.norm]
         shift, scale, gate = chunks[:3]
         attention = Attention(self.heads, self.block, self.dtype, name="attention")
-        x = x + gate * attention(modulate(norm(x), shift, scale), turn)
+        x = x + gate * attention(modulate(norm(x), shift, scale), turn, seen, now)
         shift, scale, gate = chunks[3:]
         x = x + gate * MLP(self.mlp_ratio, self.block, self.dtype, name="mlp")(modulate(norm(x), shift, scale))
         return x, None
@@ -171,7 +196,8 @@ class DiT(nn.Module):
     """predict(x, t): what every stream with a head should become clean by.
 
     x: {name: [B, *shape]}, t: {name: [B] or [B, G]} -> {name: prediction}. Parameters and the residual path are
-    float32; `dtype` is that of matrix products.
+    float32; `dtype` is that of matrix products. weights: whether the losses of streams and levels count alike, or each
+    as the network learns to expect it (see `objective.total`).
     """
 
     streams: Streams
@@ -183,31 +209,58 @@ class DiT(nn.Module):
     dtype: Any = jnp.float32
     remat: str = "dots"
     unroll: int = 1
+    weights: str = "alike"
+
+    def setup(self):
+        learned = self.weights == "learned"
+        self.expected = {name: Uncertainty() for name, s in self.streams.items() if learned and s.head is not None}
+
+    def uncertainty(self, t: dict[str, Array]) -> dict[str, Array]:
+        """The logarithm of the loss that is to be expected at levels t, {name: [B]}, where losses are weighted."""
+        return {name: expect(t[name]) for name, expect in self.expected.items()}
 
     @nn.nowrap
     def init(self, key: Array) -> Any:  # type: ignore[override]
         """Parameters, as a plain dict of float32 arrays."""
         x = {name: jnp.zeros((1, *stream.shape), stream.process.dtype) for name, stream in self.streams.items()}
-        return super().init(key, x, {name: jnp.ones(1) for name in x})
+        return super().init(key, x, {name: jnp.ones(1) for name in x}, mutable="params")
+
+    @nn.nowrap
+    def recall(
+        self, params: Any, x: dict[str, Array], t: dict[str, Array], cache: Any = None, now: Now | None = None
+    ) -> tuple[dict[str, Array], Any]:
+        """(predictions, cache), where the cache holds the keys and values of all tokens in every layer.
+
+        Given a cache and now = (stream, group), only the tokens of that group are computed, and attend to all others as
+        they were when they were: predictions are of that group only, and the new cache is the old one but for it.
+        """
+        variables = params if cache is None else {**params, "cache": cache}
+        predictions, changed = self.apply(variables, x, t, now, mutable=["cache"])
+        return predictions, changed["cache"]
 
     @nn.compact
-    def __call__(self, x: dict[str, Array], t: dict[str, Array]) -> dict[str, Array]:
+    def __call__(self, x: dict[str, Array], t: dict[str, Array], now: Now | None = None) -> dict[str, Array]:
+        if self.is_initializing():
+            self.uncertainty(t)
         embedded = {
             name: stream.embed(self.width, self.dtype, name=f"{name}_embed")(x[name])
             for name, stream in self.streams.items()
         }
         spatial = {name: stream.positions for name, stream in self.streams.items() if stream.positions is not None}
-        levels = {name: t[name].reshape(len(t[name]), -1) for name in spatial}
-        group, ends = groups(spatial, levels)
+        told = {}
+        for name in spatial:
+            process: Any = self.streams[name].process
+            told[name] = process.told(t[name]).reshape(len(t[name]), -1)
+        group, ends = groups(spatial, told)
 
-        condition = LevelEmbed(self.width, name="level_embed")(jnp.concatenate(list(levels.values()), 1))
+        condition = LevelEmbed(self.width, name="level_embed")(jnp.concatenate(list(told.values()), 1))
         for name in self.streams:
             if name not in spatial:
                 condition = condition + embedded[name][:, None]
         tokens = jnp.concatenate([embedded[name] for name in spatial], 1).astype(jnp.float32)
         position = np.concatenate(list(spatial.values()))
         tokens, turn = self._place(tokens, position)
-        tokens = self._blocks(tokens, condition, group, turn)
+        tokens = self._blocks(tokens, condition, group, turn, sight(self.streams), now)
 
         final = nn.Dense(2 * self.width, kernel_init=zeros, dtype=self.dtype, name="final_modulation")
         shift, scale = jnp.split(to_tokens(final(nn.silu(condition)), group).astype(jnp.float32), 2, axis=-1)
@@ -226,7 +279,7 @@ class DiT(nn.Module):
             return tokens, (jnp.asarray(cos), jnp.asarray(sin))
         return tokens + sincos(position, self.width), None
 
-    def _blocks(self, tokens: Array, condition: Array, group: np.ndarray, turn) -> Array:
+    def _blocks(self, tokens: Array, condition: Array, group, turn, seen: np.ndarray | None, now: Now | None) -> Array:
         """`depth` blocks as one scan over stacked parameters: compile time does not grow with depth."""
         if self.block.modulation == "shared":
             shared = nn.Dense(6 * self.width, kernel_init=zeros, dtype=self.dtype, name="modulation")
@@ -236,21 +289,50 @@ class DiT(nn.Module):
             block = nn.remat(block, policy=REMAT[self.remat], prevent_cse=False)
         stack = nn.scan(
             block,
-            variable_axes={"params": 0},
+            variable_axes={"params": 0, "cache": 0},
             split_rngs={"params": True},
-            in_axes=(nn.broadcast, nn.broadcast, nn.broadcast),
+            in_axes=(nn.broadcast,) * 5,
             length=self.depth,
             unroll=self.unroll,
         )
         layers = stack(self.heads, self.mlp_ratio, self.block, self.dtype, name="blocks")
-        return layers(tokens, condition, group, turn)[0]
+        if now is None:
+            return layers(tokens, condition, group, turn, seen, None)[0]
+        first, size = place(self.streams, *now)
+        cut = lambda rows, axis=0: jax.lax.dynamic_slice_in_dim(jnp.asarray(rows), first, size, axis)
+        group, turn, seen = jax.tree.map(cut, (group, turn, seen))
+        part, _ = layers(cut(tokens, axis=1), condition, group, turn, seen, first)
+        return jax.lax.dynamic_update_slice_in_dim(tokens, part, first, axis=1)
 
 
-def groups(spatial: dict[str, np.ndarray], levels: dict[str, Array]) -> tuple[np.ndarray, np.ndarray]:
+def groups(spatial: dict[str, np.ndarray], told: dict[str, Array]) -> tuple[np.ndarray, np.ndarray]:
     """Which noise level each token has, [n], and where each stream's tokens end, [streams]."""
     group, first = [], 0
     for name, position in spatial.items():
-        count = levels[name].shape[1]
+        count = told[name].shape[1]
         group.append(first + np.repeat(np.arange(count), len(position) // count))
         first += count
     return np.concatenate(group), np.cumsum([len(position) for position in spatial.values()])
+
+
+def place(streams: Streams, name: str, group: int | Array) -> tuple[int | Array, int]:
+    """(which of all tokens is the first of a stream's group, how many the group has)."""
+    counts = {k: len(s.positions) for k, s in streams.items() if s.positions is not None}
+    before = list(counts.values())[: list(counts).index(name)]
+    size = counts[name] // streams[name].groups
+    return sum(before) + group * size, size
+
+
+def sight(streams: Streams) -> np.ndarray | None:
+    """Which tokens [n] see which [n], or None where all see all, because no stream has a past.
+
+    Tokens of one stream's group, or drawn at once, see each other. What comes later sees them too if they are clean by
+    then, as a past is and all that is drawn before any block; a noised block is seen by none but itself.
+    """
+    if not any(stream.copies for stream in streams.values()):
+        return None
+    turns, spatial = order(streams), {k: s.positions for k, s in streams.items() if s.positions is not None}
+    turn = np.concatenate([np.repeat(turns[k], len(p) // turns[k].size) for k, p in spatial.items()])
+    copy = np.concatenate([np.full(len(p), bool(streams[k].copies)) for k, p in spatial.items()])
+    together = np.equal.outer(turn, turn) & np.equal.outer(copy, copy)
+    return together | (np.greater.outer(turn, turn) & (copy | (turn == 0)))

@@ -1,8 +1,13 @@
 """Leaves: one file a modality."""
 
+from dit_jax.streams.audio import audio
 from dit_jax.streams.image import image
 from dit_jax.streams.label import label
+from dit_jax.streams.past import past
+from dit_jax.streams.span import span
+from dit_jax.streams.text import text
+from dit_jax.streams.video import video
 
-STREAMS = {"image": image, "label": label}
+STREAMS = {"audio": audio, "image": image, "label": label, "span": span, "text": text, "video": video}
 
-__all__ = ["STREAMS", "image", "label"]
+__all__ = ["STREAMS", "audio", "image", "label", "past", "span", "text", "video"]

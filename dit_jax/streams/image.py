@@ -1,11 +1,14 @@
 """Images and image-like latents: rows and columns of channels."""
 
+from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
 import numpy as np
 from jax import Array
+from PIL import Image
 
+from dit_jax.data.folder import MODES, fit
 from dit_jax.diffusion.gaussian import Gaussian
 from dit_jax.diffusion.levels import Quantile, logit_normal
 from dit_jax.diffusion.stream import Stream
@@ -17,8 +20,12 @@ def image(
     patch: int = 2,
     process: Gaussian = Gaussian(),
     levels: Quantile = logit_normal(mean=0.8, std=0.8),
+    codec: str = "",
 ) -> Stream:
-    """An image of (height, width, channels), values scaled to [-1, 1], as patch x patch tokens."""
+    """An image of (height, width, channels), values scaled to [-1, 1], as patch x patch tokens.
+
+    codec: of latents, the sha256 of the VAE that made them; of pixels, nothing.
+    """
     grid = grid_shape(tuple(shape[:2]), (patch, patch))
     return Stream(
         shape=tuple(shape),
@@ -26,9 +33,30 @@ def image(
         levels=levels,
         positions=positions(grid, (ROW, COLUMN)),
         embed=lambda width, dtype, name: PatchEmbed((patch, patch), width, dtype, name=name),
-        head=lambda width, dtype, name: PatchHead(tuple(shape), (patch, patch), dtype, name=name),
+        head=lambda width, dtype, name: PatchHead(
+            (*shape[:2], process.outputs * shape[2]), (patch, patch), dtype, name=name
+        ),
+        read=(lambda text: read(text, tuple(shape))) if shape[-1] in MODES else None,
         show=show,
+        features=lambda x: x.reshape(len(x), -1),
+        codec=codec,
     )
+
+
+def read(text: str, shape: tuple[int, ...]) -> np.ndarray:
+    """'cat.png' or 'cat.png,dog.png' -> pictures [k, *shape] in [-1, 1], fitted to the shape as data are.
+
+    Raises OSError, naming the file, for one that cannot be read.
+    """
+
+    def picture(file: str) -> np.ndarray:
+        try:
+            with Image.open(Path(file).expanduser()) as image:
+                return fit(image, shape)
+        except (OSError, SyntaxError) as error:  # SyntaxError is what PIL calls a broken PNG
+            raise OSError(f"cannot read the image {file}: {getattr(error, 'strerror', None) or error}") from error
+
+    return np.stack([picture(file) for file in text.split(",")])
 
 
 def show(x: np.ndarray) -> np.ndarray:

@@ -26,11 +26,13 @@ def label(classes: int, dropout_rate: float = 0.1) -> Stream:
 
 
 def read(text: str, classes: int) -> np.ndarray:
-    """'3', '0,2,5' or 'all' -> labels [k]."""
+    """'3', '0,2,5', 'all', or 'random' for 50,000 drawn evenly, always the same -> labels [k]."""
+    if text == "random":
+        return np.random.default_rng(0).integers(classes, size=50_000, dtype=np.int32)
     try:
         labels = np.arange(classes) if text == "all" else np.array([int(word) for word in text.split(",")])
     except ValueError:
-        raise ValueError(f"a label is an integer, a list such as 0,2,5, or all; not {text!r}") from None
+        raise ValueError(f"a label is an integer, a list such as 0,2,5, all or random; not {text!r}") from None
     wrong = labels[(labels < 0) | (labels >= classes)]
     if len(wrong):
         raise ValueError(f"label {wrong[0]} does not exist: labels are 0 ... {classes - 1}")

@@ -56,12 +56,30 @@ def save(manager: ocp.CheckpointManager, step: int, state: State, config: dict):
     )
 
 
+def save_weights(workdir: str | Path, params: Any, config: dict, source: str):
+    """Write parameters that come from elsewhere, which `source` names, as a run's only checkpoint: to sample from.
+
+    Raises CheckpointError if there is one already.
+    """
+    meta = {"step": 0, "data_position": 0, "config": config, "versions": versions(), "source": source}
+    with open_manager(workdir, keep=1) as manager:
+        if manager.latest_step() is not None:
+            raise CheckpointError(f"there is a checkpoint in {manager.directory} already; choose another --workdir")
+        manager.save(0, args=ocp.args.Composite(ema=ocp.args.StandardSave(params), meta=ocp.args.JsonSave(meta)))
+
+
 def restore(manager: ocp.CheckpointManager, abstract: State, config: dict) -> tuple[int, State]:
     """(position in the data, state) of the newest checkpoint, laid out as `abstract` says.
 
-    Raises CheckpointError if the config asks for another network than the checkpoint holds.
+    Raises CheckpointError if the config asks for another network than the checkpoint holds, or if it holds weights
+    from elsewhere.
     """
     meta = read_meta(manager)
+    if "source" in meta:
+        raise CheckpointError(
+            f"{manager.directory} holds the weights of {meta['source']}, which can be sampled from and not trained "
+            "further; choose another --workdir"
+        )
     for section in ("streams", "model"):
         if meta["config"][section] != config[section]:
             raise CheckpointError(

@@ -11,6 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from dit_jax.data import pipeline, sources
+from dit_jax.diffusion.levels import TOGETHER
+from dit_jax.diffusion.objective import OBJECTIVES
+from dit_jax.diffusion.stream import in_data
 from dit_jax.evaluation.draw import draw, gather
 from dit_jax.evaluation.sheet import sheet
 from dit_jax.parallel.mesh import make_mesh
@@ -29,7 +32,7 @@ def train(run: Run, workdir: Path):
     raised before anything compiles.
     """
     mesh, mode = placement(run)
-    source = sources.load(run.data.name, "train", run.data.dir, run.streams)
+    source = sources.load(run.data.name, "train", run.data.dir, in_data(run.streams))
     examples = pipeline.examples(source, run.train.seed, run.data.augment)
     rows = _rows(run)
 
@@ -43,6 +46,9 @@ def train(run: Run, workdir: Path):
             root=root,
             batch_size=run.data.batch_size,
             ema=run.train.ema,
+            objective=OBJECTIVES[run.train.objective],
+            together=TOGETHER[run.train.levels],
+            uncertainty=lambda params, t: run.model.apply(params, t, method="uncertainty"),
             accumulation=run.train.accumulation,
             axis=mode.axis,
         )

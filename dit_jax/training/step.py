@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from dit_jax.diffusion import levels
 from dit_jax.diffusion.keys import example_keys
-from dit_jax.diffusion.objective import losses_at, total
+from dit_jax.diffusion.levels import Together, independent
+from dit_jax.diffusion.objective import Objective, losses_at, total
 from dit_jax.diffusion.stream import Streams
 
 BINS = 10  # of noise level, for the loss by level
@@ -44,6 +44,9 @@ def make_step(
     root: Array,
     batch_size: int,
     ema: float,
+    objective: Objective = losses_at,
+    together: Together = independent,
+    uncertainty: Callable = lambda params, t: {},
     accumulation: int = 1,
     axis: str | None = None,
 ) -> Step:
@@ -51,25 +54,26 @@ def make_step(
 
     batch {name: [b, *shape]} holds the rows `rows` [b] of a global batch of `batch_size`. Levels are spread over the
     global batch and noise belongs to its rows, so it does not matter how the rows are dealt out to devices. All
-    randomness of an update follows from the key `root` and the step. `axis` is the mapped axis under pmap: means over
-    it are explicit there, and implied by the shardings under jit.
+    randomness of an update follows from the key `root` and the step. uncertainty: (params, t) -> that of each stream's
+    loss, {name: [b]}; the loss in the metrics goes without. `axis` is the mapped axis under pmap: means over it are
+    explicit there, and implied by the shardings under jit.
     """
     across = (lambda x: jax.lax.pmean(x, axis)) if axis else (lambda x: x)
 
-    def objective(params, batch, keys, t):
-        losses = losses_at(lambda x, t: apply(params, x, t), streams, keys, batch, t)
-        return jnp.mean(total(losses)), losses
+    def mean_loss(params, batch, keys, t):
+        losses = objective(lambda x, t: apply(params, x, t), streams, keys, batch, t)
+        return jnp.mean(total(losses, uncertainty(params, t))), losses
 
     def step(state: State, batch: dict[str, Array], rows: Array) -> tuple[State, dict]:
         level_key, noise_key = jax.random.split(jax.random.fold_in(root, state.step))
-        t = {name: level[rows] for name, level in levels.draw(level_key, streams, batch_size).items()}
+        t = {name: level[rows] for name, level in together(level_key, streams, batch_size).items()}
         examples = batch, example_keys(noise_key, rows), t
-        gradient = jax.value_and_grad(objective, has_aux=True)
+        gradient = jax.grad(mean_loss, has_aux=True)
         if accumulation == 1:
-            (loss, losses), grads = gradient(state.params, *examples)
+            grads, losses = gradient(state.params, *examples)
         else:
-            (loss, losses), grads = _accumulate(gradient, state.params, examples, accumulation)
-        loss, grads = across((loss, grads))
+            grads, losses = _accumulate(gradient, state.params, examples, accumulation)
+        loss, grads = across((jnp.mean(total(losses)), grads))
 
         updates, opt = optimizer.update(grads, state.opt, state.params)
         params = optax.apply_updates(state.params, updates)
@@ -78,7 +82,7 @@ def make_step(
         metrics = {
             "loss": loss,
             "grad_norm": optax.tree.norm(grads),
-            "by_level": across({name: _by_level(losses[name], t[name]) for name in losses}),
+            "by_level": across({name: _by_level(loss, t[name]) for name, loss in losses.items()}),
         }
         return State(state.step + 1, params, average, opt), metrics
 
@@ -92,14 +96,12 @@ def _accumulate(gradient, params, examples, count: int):
     join = lambda x: x.swapaxes(0, 1).reshape(-1, *x.shape[2:])
     add = lambda a, b: jax.tree.map(jnp.add, a, b)
 
-    def piece(carry, examples):
-        (loss, losses), grads = gradient(params, *examples)
-        return add(carry, (loss, grads)), losses
+    def piece(sums, examples):
+        grads, losses = gradient(params, *examples)
+        return add(sums, grads), losses
 
-    zero = jnp.zeros(()), jax.tree.map(jnp.zeros_like, params)
-    (loss, grads), losses = jax.lax.scan(piece, zero, jax.tree.map(split, examples))
-    mean = lambda x: x / count
-    return (mean(loss), jax.tree.map(join, losses)), jax.tree.map(mean, grads)
+    sums, losses = jax.lax.scan(piece, jax.tree.map(jnp.zeros_like, params), jax.tree.map(split, examples))
+    return jax.tree.map(lambda x: x / count, sums), jax.tree.map(join, losses)
 
 
 def _by_level(loss: Array, t: Array) -> tuple[Array, Array]:

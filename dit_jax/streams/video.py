@@ -1,0 +1,104 @@
+"""Video: frames of rows and columns of channels. A clip of one frame is an image, to the last bit."""
+
+from pathlib import Path
+
+import numpy as np
+from einops import rearrange
+from PIL import Image, ImageSequence
+
+from dit_jax.data.folder import MODES, fit
+from dit_jax.diffusion.gaussian import Gaussian
+from dit_jax.diffusion.levels import Quantile, logit_normal
+from dit_jax.diffusion.stream import Stream
+from dit_jax.network.tokens import COLUMN, ROW, TIME, grid_shape, positions
+from dit_jax.streams.image import PatchEmbed, PatchHead
+from dit_jax.streams.image import show as pictures
+
+FRAME = 100  # milliseconds of a frame in a file
+
+
+def video(
+    shape: tuple[int, int, int, int],
+    patch: tuple[int, int, int] = (1, 4, 4),
+    process: Gaussian = Gaussian(),
+    levels: Quantile = logit_normal(mean=0.8, std=0.8),
+) -> Stream:
+    """A clip of (frames, height, width, channels), values scaled to [-1, 1], as tubelets of `patch` frames, rows and
+    columns, one token each. The frames of a tubelet are a group: they share a level, and are given together."""
+    grid = grid_shape(tuple(shape[:3]), patch)
+    predicted = (*shape[:3], process.outputs * shape[3])
+    return Stream(
+        shape=tuple(shape),
+        process=process,
+        levels=levels,
+        positions=positions(grid, (TIME, ROW, COLUMN)),
+        embed=lambda width, dtype, name: PatchEmbed(patch, width, dtype, name=name),
+        head=lambda width, dtype, name: PatchHead(predicted, patch, dtype, name=name),
+        groups=grid[0],
+        read=(lambda text: read(text, tuple(shape))) if shape[-1] in MODES else None,
+        show=show,
+        save=save,
+        features=features,
+    )
+
+
+def read(text: str, shape: tuple[int, ...]) -> np.ndarray:
+    """'a.gif' or 'a.gif,b.webp' -> clips [k, *shape] in [-1, 1], frames fitted to the shape as images are.
+
+    A frame that is shown for longer than the shortest counts as several. What has fewer frames than the shape, such as
+    a still image, goes on with its last: 'a.png:prefix=1' is a beginning. Raises OSError, naming the file, for one that
+    cannot be read, and ValueError for one with too many frames.
+    """
+
+    def clip(file: str) -> np.ndarray:
+        try:
+            with Image.open(Path(file).expanduser()) as image:
+                frames, times = [], []
+                for frame in ImageSequence.Iterator(image):
+                    frames.append(fit(frame, shape[1:]))
+                    times.append(frame.info.get("duration", 0) or FRAME)
+        except (OSError, SyntaxError) as error:  # SyntaxError is what PIL calls a broken PNG
+            raise OSError(f"cannot read the clip {file}: {getattr(error, 'strerror', None) or error}") from error
+        every = np.repeat(frames, np.rint(np.divide(times, min(times))).astype(int), axis=0)
+        if len(every) > shape[0]:
+            raise ValueError(f"{file} has {len(every)} frames, and a clip here has {shape[0]}: cut it to that many")
+        return every[np.minimum(np.arange(shape[0]), len(every) - 1)]
+
+    return np.stack([clip(file) for file in text.split(",")])
+
+
+def show(x: np.ndarray) -> np.ndarray:
+    """[k, frames, height, width, channels] in [-1, 1] -> strips [k, height, frames * width, 1 or 3] in 0 ... 255."""
+    return rearrange(pictures(x), "k f h w c -> k h (f w) c")
+
+
+def save(x: np.ndarray, path: Path) -> Path:
+    """A clip [frames, height, width, channels] in [-1, 1] -> PATH.gif, which runs for ever.
+
+    It is enlarged to about 128 rows by a power of two, which `fit` undoes exactly; grey levels stay what they are.
+    """
+    factor = 2 ** max(0, round(np.log2(128 / x.shape[1])))
+    frames = [Image.fromarray(f.squeeze(-1) if f.shape[-1] == 1 else f) for f in pictures(x)]
+    large = frames[0].width * factor, frames[0].height * factor
+    first, *others = [frame.resize(large, Image.Resampling.NEAREST) for frame in frames]
+    file = path.with_name(f"{path.name}.gif")
+    first.save(file, save_all=True, append_images=others, duration=FRAME, loop=0)
+    return file
+
+
+def centres(x: np.ndarray) -> np.ndarray:
+    """Where things are in frames [..., height, width, channels] in [-1, 1]: the centre (row, column) of the squared
+    light, [..., 2]. Squared, because a faint background would pull it to the middle."""
+    energy = np.square(np.clip((np.asarray(x, np.float64) + 1) / 2, 0, 1)).sum(-1)
+    rows, columns = energy.sum(-1), energy.sum(-2)
+    moments = np.stack([rows @ np.arange(rows.shape[-1]), columns @ np.arange(columns.shape[-1])], -1)
+    return moments / np.maximum(rows.sum(-1), 1e-9)[..., None]
+
+
+def features(x: np.ndarray) -> np.ndarray:
+    """What is seen, wherever it moves: clips [k, frames, height, width, channels] -> the mean of their frames, each
+    turned round until its centre is in the middle, [k, height * width * channels]."""
+    frames = x.reshape(-1, *x.shape[2:])
+    turns = np.rint((np.array(x.shape[2:4]) - 1) / 2 - centres(frames)).astype(int)
+    turned = np.stack([np.roll(frame, turn, axis=(0, 1)) for frame, turn in zip(frames, turns, strict=True)])
+    return turned.reshape(x.shape).mean(1).reshape(len(x), -1)

@@ -1,0 +1,222 @@
+"""Sound: files and clips, spectra that keep their energy, and words whose voices stay on their side of the split."""
+
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.io import wavfile
+
+from dit_jax.data.sound import read_wav, resample, standardised
+from dit_jax.diffusion.gaussian import Gaussian, noise
+from dit_jax.network.tokens import patchify
+from dit_jax.streams.audio import audio, features, mel, read, save, show, spectrogram
+
+pytestmark = pytest.mark.usefixtures("quick")
+
+RATE = 8000
+
+
+def sines(*frequencies, length=4096, rate=RATE):
+    """Clips [k, length, 1] of one tone each, of variance 1."""
+    return np.sqrt(2) * np.sin(2 * np.pi * np.asarray(frequencies)[:, None] * np.arange(length) / rate)[..., None]
+
+
+def clips(k=3, length=1000, seed=0):
+    return np.stack([standardised(x, length) for x in np.random.default_rng(seed).normal(size=(k, length))])
+
+
+# The stream ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_token_is_a_patch_of_time():
+    stream = audio(24, patch=6, rate=RATE)
+    np.testing.assert_array_equal(stream.positions, [(time, 0, 0) for time in range(4)])
+    np.testing.assert_array_equal(patchify(jnp.arange(24.0).reshape(1, 24, 1), (6,))[0], np.arange(24).reshape(4, 6))
+    with pytest.raises(ValueError, match=r"patch \(5,\) does not divide the shape \(24,\)"):
+        audio(24, patch=5)
+
+
+def test_a_head_gives_as_many_values_as_the_process_asks_for():
+    stream = audio(24, patch=6, process=Gaussian(prediction=noise, outputs=2))
+    out, _ = stream.head(16, jnp.float32, "head").init_with_output(jax.random.key(0), jnp.ones((2, 4, 16)))
+    assert out.shape == (2, 24, 2)
+
+
+# Files ---------------------------------------------------------------------------------------------------------------
+
+
+def test_a_clip_comes_back_from_its_file_up_to_rounding(tmp_path):
+    stream, x = audio(1000, patch=100, rate=RATE), clips(2)
+    files = [stream.save(clip, tmp_path / f"take.{i}") for i, clip in enumerate(x)]
+    assert [file.name for file in files] == ["take.0.wav", "take.1.wav"]
+    back = stream.read(",".join(map(str, files)))
+    assert back.dtype == np.float32
+    np.testing.assert_allclose(back, x, atol=np.abs(x).max() / 2**15 * 1.1)
+
+
+def test_a_file_is_as_loud_as_it_can_be_without_clipping(tmp_path):
+    for scale in (1e-3, 1.0, 1e3):
+        rate, samples = wavfile.read(save(scale * clips(1)[0], tmp_path / "clip", RATE))
+        assert rate == RATE and samples.dtype == np.int16 and np.abs(samples).max() == 2**15 - 1
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.int32, np.float32])
+def test_every_kind_of_wav_holds_the_same_sound(tmp_path, dtype):
+    """Two channels that differ by what averages out, in each kind's own range."""
+    tone = 0.5 * sines(440, length=800)[0, :, 0] / np.sqrt(2)
+    both = np.stack([tone + 0.25, tone - 0.25], 1)
+    ranges = {np.uint8: (128, 127), np.int16: (0, 2**15 - 1), np.int32: (0, 2**31 - 1), np.float32: (0, 1)}
+    offset, scale = ranges[dtype]
+    wavfile.write(tmp_path / "a.wav", RATE, (offset + scale * both).astype(dtype))
+    found = read_wav(tmp_path / "a.wav", RATE)
+    np.testing.assert_allclose(found / np.abs(found).max(), tone / np.abs(tone).max(), atol=0.02)
+
+
+@pytest.mark.parametrize("rate", [4000, 11025, 22050, 48000])
+def test_resampling_keeps_a_tones_frequency_and_strength(rate):
+    there = resample(sines(600, length=rate, rate=rate)[0, :, 0], rate, RATE)
+    inside = slice(RATE // 8, -RATE // 8)  # away from the ends, where a filter sees silence
+    assert len(there) == RATE
+    np.testing.assert_allclose(there[inside], sines(600, length=RATE)[0, inside, 0], atol=0.01)
+
+
+def test_resampling_lets_no_alias_in():
+    above = resample(sines(5000, length=22050, rate=22050)[0, :, 0], 22050, RATE)
+    assert np.std(above[1000:-1000]) < 0.01
+
+
+def test_what_is_read_is_standardised_and_followed_by_silence(tmp_path):
+    tone = 3000 * sines(500, length=800, rate=2 * RATE)[0, :, 0]
+    wavfile.write(tmp_path / "a.wav", 2 * RATE, tone.astype(np.int16))
+    (clip,) = read(str(tmp_path / "a.wav"), 1000, RATE)
+    assert clip.shape == (1000, 1)
+    assert clip.mean() == pytest.approx(0, abs=1e-6) and clip.std() == pytest.approx(1, abs=1e-5)
+    assert np.ptp(clip[400:]) == 0 and np.ptp(clip[:400]) > 1
+
+
+def test_what_cannot_be_a_clip_is_an_error_that_names_it(tmp_path):
+    wavfile.write(tmp_path / "long.wav", RATE, np.ones(2001, np.int16))
+    wavfile.write(tmp_path / "silent.wav", RATE, np.zeros(10, np.int16))
+    (tmp_path / "text.wav").write_text("no sound")
+    (tmp_path / "cut.wav").write_bytes((tmp_path / "long.wav").read_bytes()[:30])
+    for name, kind, says in [
+        ("long", ValueError, r"lasts 0.25 s, a clip 0.12 s: cut it"),
+        ("silent", ValueError, "silent"),
+        ("text", OSError, "cannot read the WAV file"),
+        ("cut", OSError, "cannot read the WAV file"),
+        ("missing", OSError, "No such file"),
+    ]:
+        with pytest.raises(kind, match=says) as caught:
+            read(str(tmp_path / f"{name}.wav"), 1000, RATE)
+        assert f"{name}.wav" in str(caught.value)
+
+
+# Spectra -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("length", "window"), [(1000, 128), (1024, 128), (777, 50)])
+def test_a_spectrogram_keeps_the_energy(length, window):
+    """Parseval's theorem in every frame, and windows whose squares sum to 1 across them."""
+    x = np.random.default_rng(0).normal(size=(3, length, 1))
+    np.testing.assert_allclose(spectrogram(x, window).sum((1, 2)), np.sum(x**2, (1, 2)), rtol=1e-10)
+
+
+@pytest.mark.parametrize(("bins", "rate", "bands"), [(270, 8000, 24), (33, 8000, 24), (9, 16000, 32)])
+def test_mel_bands_share_out_all_energy_and_grow_as_hearing_does(bins, rate, bands):
+    share = mel(bins, rate, bands)
+    np.testing.assert_allclose(share.sum(0), 1, rtol=1e-12)
+    widths = share.sum(1) * rate / 2 / bins
+    np.testing.assert_allclose(widths[1:] / widths[:-1], (1 + rate / 1400) ** (1 / bands), rtol=1e-9)
+
+
+def test_features_hear_a_higher_tone_in_a_higher_band_whatever_its_loudness():
+    x = sines(*np.geomspace(40, 3900, 30))
+    found = features(x, RATE).reshape(30, 20, 24)
+    band = found.sum(1).argmax(1)
+    assert np.all(np.diff(band) >= 0) and band[0] == 0 and band[-1] == 23
+    np.testing.assert_allclose(features(7 * x, RATE), features(x, RATE), rtol=1e-9)
+
+
+def test_features_know_when():
+    x = np.where((np.arange(4096) // 1024 == 2)[:, None], clips(1, 4096), 0)
+    energy = features(x, RATE).reshape(20, 24).sum(1)
+    assert 2 / 4 <= np.argmax(energy) / 20 <= 3 / 4
+
+
+def test_a_picture_of_a_tone_is_a_line_in_its_row():
+    """64 rows of 62.5 Hz, the lowest at the bottom; white is the loudest."""
+    rows = np.array([5, 20, 60])
+    pictures = show(sines(*(RATE / 128 * rows)))
+    assert pictures.shape == (3, 64, 65, 1) and pictures.dtype == np.uint8
+    np.testing.assert_array_equal(pictures[:, ::-1, 2:-2, 0].argmax(1), np.repeat(rows[:, None] - 1, 61, 1))
+    assert pictures.max() == 255
+    np.testing.assert_array_equal(show(np.zeros((1, 256, 1))), 0)
+
+
+# Words ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def digits():
+    pytest.importorskip("espeakng_loader", reason="the voices are in the wheel espeakng-loader")
+    from dit_jax.data import audio_digits
+
+    return audio_digits
+
+
+def test_no_voice_is_on_both_sides_and_each_exists(digits):
+    """espeak-ng takes its own voice where it does not know a name, so that two wrong names would be one voice."""
+    import espeakng_loader
+
+    everyone = " ".join(digits.VOICES.values()).split()
+    assert len(everyone) == len(set(everyone)) == 50
+    assert set(everyone) <= {file.name for file in Path(espeakng_loader.get_data_path(), "voices", "!v").iterdir()}
+
+
+def test_words_are_said_the_same_again(digits):
+    """f3 breathes, which takes random numbers."""
+    once, again = (list(digits.spoken("m3 f3")) for _ in range(2))
+    assert [label for label, _ in once] == list(range(10)) * (len(once) // 10)
+    for (_, a), (_, b) in zip(once, again, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_voice_that_does_not_exist_is_an_error(digits):
+    with pytest.raises(ValueError, match=r"no voice 'nowhere\+m3'"):
+        digits.speaker()("one", "nowhere+m3", 160, 50)
+
+
+def test_a_word_begins_where_it_can_be_heard(digits):
+    word = np.random.default_rng(0).normal(size=digits.LENGTH)
+    late = digits.clip(np.concatenate([np.zeros(500), word]))
+    assert np.ptp(late[: RATE // 100]) == 0
+    np.testing.assert_allclose(late[RATE // 100 :], standardised(word[: -RATE // 100], digits.LENGTH - 80), atol=0.05)
+    np.testing.assert_array_equal(digits.clip(word), standardised(word, digits.LENGTH))
+
+
+def test_an_independent_judge_hears_which_word_it_is(digits):
+    """Chance is one in four. At 16 kHz, which it was made for, it hears nearly all."""
+    pytest.importorskip("pocketsphinx", reason="the judge is pocketsphinx")
+    from dit_jax.evaluation.speech import word_accuracy
+
+    speak = digits.speaker()
+    words = ["zero", "one", "three", "four"]
+    said = [speak(word, f"en-us+{voice}", 160, 50) for voice in ("m3", "f2", "m7") for word in words]
+    x = np.stack([digits.clip(samples)[:, 0] for samples in said])
+    assert word_accuracy(x, RATE, words * 3) >= 10 / 12
+    assert word_accuracy(x, RATE, (words[1:] + words[:1]) * 3) <= 2 / 12
+
+
+def test_a_missing_package_is_an_error_that_names_it(monkeypatch):
+    from dit_jax.data import audio_digits
+    from dit_jax.evaluation.speech import word_accuracy
+
+    monkeypatch.setitem(sys.modules, "espeakng_loader", None)
+    monkeypatch.setitem(sys.modules, "pocketsphinx", None)
+    with pytest.raises(ValueError, match=r"pip install espeakng-loader==0\.2\.4"):
+        audio_digits.speaker()
+    with pytest.raises(ValueError, match=r"pip install pocketsphinx==5\.1\.1"):
+        word_accuracy(np.ones((1, 10)), RATE, ["one"])
