@@ -1,12 +1,12 @@
 """Scikit-learn's bundled digits as a TFDS data set: 1,797 real images of 8 x 8, without network or TensorFlow."""
 
-import contextlib
-import os
 from collections.abc import Iterator
 
 import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
+
+from dit_jax.data.building import preparer
 
 
 class Digits(tfds.core.GeneratorBasedBuilder):
@@ -31,21 +31,23 @@ class Digits(tfds.core.GeneratorBasedBuilder):
         )
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:
-        return {"train": self._generate_examples(start=0), "test": self._generate_examples(start=1)}
+        return {split: self._generate_examples(split) for split in ("train", "test")}
 
-    def _generate_examples(self, start: int) -> Iterator[tuple[int, dict]]:
-        from sklearn.datasets import load_digits  # takes a second, which opening the prepared digits does not need
-
-        digits = load_digits()
-        # 17 grey levels, 0 ... 16, stretched over a byte: 16 v / 255 rounds back to each of them.
-        pixels = np.rint(digits.images * (255 / 16)).astype(np.uint8)
-        for row in range(start, len(pixels), 2):
+    def _generate_examples(self, split: str) -> Iterator[tuple[int, dict]]:
+        for row, pixels, label in handwritten(split):
             # As PIL and not NumPy, for which TFDS would call TensorFlow's encoder.
-            yield row, {"image": Image.fromarray(pixels[row]), "label": int(digits.target[row])}
+            yield row, {"image": Image.fromarray(pixels), "label": label}
 
 
-def prepare(data_dir: str | os.PathLike) -> None:
-    """Write the digits under `data_dir`, if they are not there yet; takes a second and says nothing."""
-    tfds.disable_progress_bar()
-    with contextlib.redirect_stdout(None):
-        Digits(data_dir=data_dir, file_format="array_record").download_and_prepare()
+def handwritten(split: str) -> Iterator[tuple[int, np.ndarray, int]]:
+    """(row, uint8 [8, 8], label) of every digit in a split."""
+    from sklearn.datasets import load_digits  # takes a second, which opening the prepared digits does not need
+
+    digits = load_digits()
+    # 17 grey levels, 0 ... 16, stretched over a byte: 16 v / 255 rounds back to each of them.
+    pixels = np.rint(digits.images * (255 / 16)).astype(np.uint8)
+    for row in range(["train", "test"].index(split), len(pixels), 2):
+        yield row, pixels[row], int(digits.target[row])
+
+
+prepare = preparer(Digits)

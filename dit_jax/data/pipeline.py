@@ -8,21 +8,32 @@ from typing import TypeAlias
 import grain
 import numpy as np
 
+from dit_jax.data.latents import Latents
 from dit_jax.data.sources import Source
 
 Example = dict[str, np.ndarray]  # or a batch of them, stacked
 Examples: TypeAlias = grain.MapDataset
 
 
-def flip(example: Example, rng: np.random.Generator) -> Example:
-    """Mirror the image, half of the time."""
-    return {**example, "image": example["image"][:, ::-1]} if rng.random() < 0.5 else example
+def plain(source: Source, places: Examples) -> Examples:
+    """Examples as they are; latents are drawn from the posteriors of their images, anew in every epoch."""
+    return places.random_map(source.draw) if isinstance(source, Latents) else places.map(source.__getitem__)
 
 
-AUGMENTATIONS: dict[str, Callable[[Examples], Examples]] = {
-    "none": lambda examples: examples,
-    "flip": lambda examples: examples.random_map(flip),
-}
+def flip(source: Source, places: Examples) -> Examples:
+    """Mirrored half of the time; latents are then those of the mirror image, because their encoder is not symmetric."""
+
+    def look(index: int, rng: np.random.Generator) -> Example:
+        mirrored = rng.random() < 0.5
+        if isinstance(source, Latents):
+            return source.draw(index, rng, "flipped" if mirrored else "image")
+        example = source[index]
+        return {**example, "image": example["image"][:, ::-1]} if mirrored else example
+
+    return places.random_map(look)
+
+
+AUGMENTATIONS: dict[str, Callable[[Source, Examples], Examples]] = {"none": plain, "flip": flip}
 
 
 def examples(source: Source, seed: int, augment: str = "none") -> Examples:
@@ -34,11 +45,11 @@ def examples(source: Source, seed: int, augment: str = "none") -> Examples:
     def order(epoch: int) -> np.ndarray:
         return np.random.default_rng((seed, epoch)).permutation(count)
 
-    def pick(index: int) -> Example:
-        epoch, place = divmod(index, count)
-        return source[int(order(epoch)[place])]
+    def place(index: int) -> int:
+        epoch, turn = divmod(index, count)
+        return int(order(epoch)[turn])
 
-    return AUGMENTATIONS[augment](grain.MapDataset.range(sys.maxsize).seed(seed).map(pick))
+    return AUGMENTATIONS[augment](source, grain.MapDataset.range(sys.maxsize).seed(seed).map(place))
 
 
 def batch(examples: Examples | Source, step: int, batch_size: int, rows: slice = slice(None)) -> Example:

@@ -14,21 +14,32 @@ import numpy as np
 from PIL import Image
 
 from dit_jax.data.folder import MODES, Folder, fit
+from dit_jax.data.latents import Latents
+from dit_jax.diffusion.gaussian import Gaussian
 from dit_jax.diffusion.masked import Masked
-from dit_jax.diffusion.stream import Streams
+from dit_jax.diffusion.stream import Stream, Streams
 
 if TYPE_CHECKING:  # importing TFDS takes a second, so it waits until a data set needs it
-    from tensorflow_datasets.core import DatasetBuilder
+    from tensorflow_datasets.core import DatasetBuilder, DatasetInfo
 
 DATA_DIR = "~/.cache/dit_jax/data"
 MEMORY_LIMIT = 256 * 2**20  # bytes; Fashion-MNIST's train split takes 188 MB
 
 # Data sets that `python -m dit_jax.prepare` can build: the module that has the builder's prepare(data_dir).
-BUILDERS = {"digits": "dit_jax.data.digits", "fashion_mnist": "dit_jax.data.fashion_mnist"}
+BUILDERS = {
+    "audio_digits": "dit_jax.data.audio_digits",
+    "digits": "dit_jax.data.digits",
+    "emoji": "dit_jax.data.emoji",
+    "fashion_mnist": "dit_jax.data.fashion_mnist",
+    "joint_digits": "dit_jax.data.joint_digits",
+    "kjv": "dit_jax.data.kjv",
+    "video_digits": "dit_jax.data.video_digits",
+}
+ENCODE = "--source=DIR --vae=FILE"  # any other name is that of latents, and this is what they are made of
 
 
 class Source(Protocol):
-    """Examples by index: image float32 [height, width, channels] in [-1, 1], label int32 [], or other streams."""
+    """Examples by index: {stream: array of its shape}, images and clips in [-1, 1]."""
 
     def __len__(self) -> int: ...
 
@@ -38,37 +49,36 @@ class Source(Protocol):
 def load(name: str, split: str, data_dir: str | os.PathLike, streams: Streams) -> Source:
     """Open a data set for the streams of a model.
 
-    name: digits, which prepare themselves; fashion_mnist, or any data set with an image and a label that TFDS has
-    prepared in data_dir; synthetic, noise for any streams; or a folder with one subfolder of images a class, written
-    as a path that begins with /, . or ~, in which {split} stands for the split if it has a folder for each. Images of
-    varying size are fitted to the shape. What takes at most MEMORY_LIMIT bytes is decoded once and kept.
+    name: digits, which prepare themselves; fashion_mnist, or any data set that TFDS has prepared in data_dir and that
+    has a feature for each stream; latents that dit_jax.prepare has written there; synthetic, noise for any streams; or
+    a folder with one subfolder of images a class, written as a path that begins with /, . or ~, in which {split} stands
+    for the split if it has a folder for each. Images of varying size are fitted to the shape. Examples that take at
+    most MEMORY_LIMIT bytes are decoded once and kept.
 
-    Raises FileNotFoundError for what is not there, ValueError for a wrong shape, number of classes or split.
+    Raises FileNotFoundError for what is not there, ValueError for a wrong shape, number of classes, split or VAE.
     """
     if name == "synthetic":
         return Synthetic(streams)
-    if not {"image"} <= set(streams) <= {"image", "label"}:
-        raise ValueError(f"{name} has the streams image and label, but the config's are {', '.join(streams)}")
-    shape = streams["image"].shape
     source: Source
     if name.startswith(("/", ".", "~")):
-        source = folder = Folder(name.replace("{split}", split), shape)
-        check(name, (None, None, shape[-1]), len(folder.classes), streams)
+        check_names(name, ("image", "label"), streams)
+        source = folder = Folder(name.replace("{split}", split), streams["image"].shape)
+        check_image(name, "image", (None, None, streams["image"].shape[-1]), "", streams["image"])
+        check_classes(name, "label", len(folder.classes), streams)
     else:
         builder = prepare(name, data_dir) if name == "digits" else find(name, data_dir)
-        features = builder.info.features
-        if not {"image", "label"} <= set(features):
-            raise ValueError(f"{name} has the features {', '.join(features)}; an image and a label are needed")
-        check(name, features["image"].shape, features["label"].num_classes, streams)
-        source = Prepared(builder, split, shape)
-    size = len(source) * int(np.prod(shape)) * np.dtype(np.float32).itemsize
-    return Remembered(source) if size <= MEMORY_LIMIT else source
+        check_features(name, builder.info, streams)
+        if "flipped" in builder.info.features:
+            return Latents(builder, split)
+        source = Prepared(builder, split, streams)
+    size = len(source) * sum(int(np.prod(stream.shape)) for stream in streams.values())
+    return Remembered(source) if size * np.dtype(np.float32).itemsize <= MEMORY_LIMIT else source
 
 
 def prepare(name: str, data_dir: str | os.PathLike) -> "DatasetBuilder":
     """Build a data set under data_dir, if it is not there yet. Raises ValueError for a name that is not in BUILDERS."""
     if name not in BUILDERS:
-        raise ValueError(f"nothing here prepares {name!r}; {nearest(name, BUILDERS)}")
+        raise ValueError(f"nothing here prepares {name!r}; {nearest(name, BUILDERS)}; for latents, give {ENCODE}")
     with contextlib.suppress(FileExistsError):  # another process, started at the same time, was faster
         importlib.import_module(BUILDERS[name]).prepare(Path(data_dir).expanduser())
     return find(name, data_dir)
@@ -83,7 +93,7 @@ def find(name: str, data_dir: str | os.PathLike) -> "DatasetBuilder":
         builder = tfds.builder(name, data_dir=Path(data_dir).expanduser())
         if builder.is_prepared():
             return builder
-    command = f"python -m dit_jax.prepare {name} --data_dir={data_dir}"
+    command = f"python -m dit_jax.prepare {name} --data_dir={data_dir}" + ("" if name in BUILDERS else f" {ENCODE}")
     hint = "" if name in BUILDERS else f"; {nearest(name, [*BUILDERS, 'synthetic'])}"
     raise FileNotFoundError(f"the data set {name!r} is not in {data_dir}: prepare it with {command}{hint}")
 
@@ -94,35 +104,83 @@ def nearest(name: object, known: Iterable[str]) -> str:
     return f"did you mean {close[0]!r}?" if close else f"known are {', '.join(sorted(known))}"
 
 
-def check(name: str, found_shape: tuple, found_classes: int, streams: Streams) -> None:
-    """Compare a data set with the config; None in its shape is any size."""
-    shape = streams["image"].shape
+def check_names(name: str, found: Iterable[str], streams: Streams) -> None:
+    if missing := set(streams) - set(found):
+        raise ValueError(
+            f"{name} has the features {', '.join(found)}, but the config's streams are {', '.join(streams)}: it has no "
+            f"{', '.join(sorted(missing))}"
+        )
+
+
+def check_features(name: str, info: "DatasetInfo", streams: Streams) -> None:
+    """Compare a data set that TFDS has prepared with the config."""
+    import tensorflow_datasets as tfds
+
+    check_names(name, info.features, streams)
+    posteriors = "flipped" in info.features  # a mean and a standard deviation for each channel
+    for key, stream in streams.items():
+        feature = info.features[key]
+        if isinstance(feature, tfds.features.ClassLabel):
+            check_classes(name, key, feature.num_classes, streams)
+        elif isinstance(feature, tfds.features.Image):
+            check_image(name, key, feature.shape, "", stream)
+        elif posteriors:
+            *size, channels = feature.shape
+            check_image(name, key, (*size, channels // 2), info.metadata["vae"], stream)
+        elif feature.shape != stream.shape:
+            raise ValueError(f"{name} has {key} of shape {feature.shape}, but streams.{key}.shape is {stream.shape}")
+
+
+def check_image(name: str, key: str, found_shape: tuple, found_codec: str, stream: Stream) -> None:
+    """Compare images, or latents of a VAE, with their stream; None in a shape is any size."""
+    shape, codec = stream.shape, stream.codec
+    if found_codec != codec:
+        found, wanted = (f"latents of the VAE {sha256}" if sha256 else "images" for sha256 in (found_codec, codec))
+        raise ValueError(
+            f"{name} has {found}, but streams.{key} is made for {wanted}: change streams.{key}.codec, or make the data "
+            f"with python -m dit_jax.prepare NAME {ENCODE}"
+        )
     if len(shape) != 3 or any(found not in (None, size) for found, size in zip(found_shape, shape, strict=True)):
-        raise ValueError(f"{name} has images of shape {found_shape}, but streams.image.shape is {shape}")
-    if shape[-1] not in MODES:
-        raise ValueError(f"images have 1 channel (grey) or 3 (RGB), but streams.image.shape is {shape}")
-    labels = streams["label"].process if "label" in streams else None
-    if isinstance(labels, Masked) and labels.vocabulary != found_classes:
-        raise ValueError(f"{name} has {found_classes} classes, but streams.label.classes is {labels.vocabulary}")
+        raise ValueError(f"{name} has images of shape {found_shape}, but streams.{key}.shape is {shape}")
+    if not codec and shape[-1] not in MODES:
+        raise ValueError(f"images have 1 channel (grey) or 3 (RGB), but streams.{key}.shape is {shape}")
+
+
+def check_classes(name: str, key: str, found: int, streams: Streams) -> None:
+    process = streams[key].process if key in streams else None
+    if isinstance(process, Masked) and process.vocabulary != found:
+        raise ValueError(f"{name} has {found} classes, but streams.{key}.classes is {process.vocabulary}")
 
 
 class Prepared:
-    """One split of a data set that TFDS has prepared, images fitted to a shape."""
+    """One split of a data set that TFDS has prepared: images fitted to the shapes of their streams, other bytes scaled
+    to [-1, 1] where their stream is Gaussian, and anything else as it is."""
 
-    def __init__(self, builder: "DatasetBuilder", split: str, shape: tuple[int, ...]):
+    def __init__(self, builder: "DatasetBuilder", split: str, streams: Streams):
         import tensorflow_datasets as tfds
 
+        images = {key for key in streams if isinstance(builder.info.features[key], tfds.features.Image)}
         # PIL decodes, as it does for folders.
-        self.records = builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
-        self.shape = shape
+        self.records = builder.as_data_source(split, decoders=dict.fromkeys(images, tfds.decode.SkipDecoding()))
+        self.read = {key: functools.partial(read_record, stream, key in images) for key, stream in streams.items()}
 
     def __len__(self) -> int:
         return len(self.records)
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
         record = self.records[index]
-        with Image.open(io.BytesIO(record["image"])) as image:
-            return {"image": fit(image, self.shape), "label": np.asarray(record["label"], np.int32)}
+        return {key: read(record[key]) for key, read in self.read.items()}
+
+
+def read_record(stream: Stream, is_image: bool, value) -> np.ndarray:
+    """One value of a data set as its stream has it."""
+    if is_image:
+        with Image.open(io.BytesIO(value)) as image:
+            return fit(image, stream.shape)
+    value = np.asarray(value)
+    if value.dtype == np.uint8 and isinstance(stream.process, Gaussian):
+        return value.astype(np.float32) / 127.5 - 1
+    return value.astype(stream.process.dtype)
 
 
 class Synthetic:

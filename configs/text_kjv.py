@@ -1,0 +1,27 @@
+"""The King James Bible, byte by byte: masked diffusion on 3.9 MB of text, in pieces of 256 bytes.
+
+apt install bible-kjv bible-kjv-text
+python -m dit_jax.prepare kjv
+python train.py --config=configs/text_kjv.py --workdir=runs/text_kjv
+python sample.py --workdir=runs/text_kjv --given='text=In the beginning*' --out=runs/text_kjv/samples
+"""
+
+from dit_jax.config import default, stream
+
+
+def get_config():
+    config = default()
+    config.streams = {"text": stream("text", length=256)}
+    config.model.update(width=192, depth=6, heads=6, block="modern", remat="none")
+    config.data.name = "kjv"
+    config.data.batch_size = 16
+    config.optimizer.name = "muon"
+    config.optimizer.learning_rate = 4e-3
+    config.optimizer.warmup = 100
+    config.optimizer.decay = "linear"
+    config.train.steps = 6000
+    config.train.ema = 0.999
+    config.sample.given = ("text=In the beginning*",)
+    config.sample.num = 8
+    config.sample.steps = 256
+    return config

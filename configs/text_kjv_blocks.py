@@ -1,0 +1,17 @@
+"""The King James Bible in blocks of 16 bytes: each by masked diffusion, given all those before it (BD3-LM).
+
+apt install bible-kjv bible-kjv-text
+python -m dit_jax.prepare kjv
+python train.py --config=configs/text_kjv_blocks.py --workdir=runs/text_kjv_blocks
+python sample.py --workdir=runs/text_kjv_blocks --given='text=In the beginning*' --out=runs/text_kjv_blocks/samples
+"""
+
+from configs import text_kjv
+from dit_jax.config import stream
+
+
+def get_config():
+    config = text_kjv.get_config()
+    config.streams = {"text": stream("text", length=256, blocks=16), "past": stream("past")}
+    config.sample.steps = 16  # of each block
+    return config

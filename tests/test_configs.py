@@ -1,0 +1,57 @@
+"""Every config, made small: it trains, goes on as if it had not been stopped, draws, and shows what it has drawn."""
+
+import importlib
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+from dit_jax.config import build, restore_run
+from dit_jax.evaluation.draw import draw, gather
+from dit_jax.evaluation.sheet import sheet
+from dit_jax.training.loop import train
+
+pytestmark = pytest.mark.usefixtures("quick")
+
+CONFIGS = sorted(path.stem for path in (Path(__file__).parent.parent / "configs").glob("*.py"))
+SMALL = {
+    "model": {"width": 48, "depth": 1, "heads": 2},
+    "data": {"name": "synthetic", "batch_size": 8},
+    "optimizer": {"decay": "constant", "warmup": 0},  # a decay would end where the run ends
+    "train": {"log_every": 2},
+    "sample": {"num": 2, "batch": 2, "steps": 2, "every": 0},
+}
+
+
+def small(name: str, steps: int):
+    config = json.loads(importlib.import_module(f"configs.{name}").get_config().to_json())
+    changes = SMALL | {"train": SMALL["train"] | {"steps": steps}}
+    return build({section: {**entries, **changes.get(section, {})} for section, entries in config.items()})
+
+
+def parameters(workdir: Path, step: int):
+    return ocp.StandardCheckpointer().restore(workdir / "checkpoints" / str(step) / "params")
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_it_trains_resumes_draws_and_shows(name, tmp_path):
+    train(small(name, 3), tmp_path / "straight")
+    train(small(name, 2), tmp_path / "stopped")
+    train(small(name, 3), tmp_path / "stopped")
+    straight, stopped = (parameters(tmp_path / which, 3) for which in ("straight", "stopped"))
+    jax.tree.map(np.testing.assert_array_equal, straight, stopped)
+    begun = parameters(tmp_path / "stopped", 2)
+    assert any(np.any(a != b) for a, b in zip(*map(jax.tree.leaves, (begun, straight)), strict=True))
+
+    run, params, mesh = restore_run(str(tmp_path / "straight"))
+    sample = gather(draw(run, params, mesh, run.sample))
+    for key, stream in run.streams.items():
+        assert sample[key].shape == (2, *stream.shape) and np.all(np.isfinite(sample[key]))
+        if stream.save is not None:
+            assert stream.save(sample[key][0], tmp_path / key).stat().st_size > 0
+    words = {key for key, stream in run.streams.items() if stream.head and stream.process.dtype == np.int32}
+    drawn = {key for key, stream in run.streams.items() if stream.head}
+    assert sheet(run.streams, sample) is not None or words == drawn
