@@ -20,16 +20,22 @@ from ml_collections import config_flags
 
 from dit_jax.data.pipeline import AUGMENTATIONS
 from dit_jax.data.sources import nearest
-from dit_jax.diffusion.gaussian import PREDICTIONS, Gaussian
-from dit_jax.diffusion.levels import LEVELS, Quantile
+from dit_jax.diffusion.ddpm import DDPM
+from dit_jax.diffusion.gaussian import CLOCKS, PREDICTIONS, Gaussian
+from dit_jax.diffusion.grids import GRIDS
+from dit_jax.diffusion.guidance import COMBINE
+from dit_jax.diffusion.levels import LEVELS, TOGETHER
+from dit_jax.diffusion.masked import REVEALS
+from dit_jax.diffusion.objective import OBJECTIVES
 from dit_jax.diffusion.schedules import SCHEDULES
 from dit_jax.diffusion.solvers import SOLVERS
+from dit_jax.diffusion.span import SPAN
 from dit_jax.diffusion.stream import Stream, Streams
-from dit_jax.network.dit import BLOCKS, REMAT, DiT
+from dit_jax.network.dit import BLOCKS, REMAT, WEIGHTS, DiT
 from dit_jax.parallel.mesh import make_mesh
 from dit_jax.parallel.modes import MODES, jit_mode
 from dit_jax.run import Checkpoint, Data, Parallel, Run, Sample, Train
-from dit_jax.streams import image, label
+from dit_jax.streams import audio, image, label, past, span, text, video
 from dit_jax.streams.given import read_given
 from dit_jax.training.checkpoint import open_reader, read_meta, restore_ema
 from dit_jax.training.optimizer import make_optimizer
@@ -52,8 +58,10 @@ def _model(
     dtype: str = "float32",
     remat: str = "dots",
     unroll: int = 1,
+    weights: str = "alike",
 ) -> DiT:
     _choose(REMAT, remat, "model.remat")
+    _choose(dict.fromkeys(WEIGHTS), weights, "model.weights")
     if heads < 1 or width % heads:
         raise ConfigError(f"model.heads = {heads} does not divide model.width = {width}")
     return DiT(
@@ -66,28 +74,77 @@ def _model(
         dtype=_choose({"float32": jnp.float32, "bfloat16": jnp.bfloat16}, dtype, "model.dtype"),
         remat=remat,
         unroll=unroll,
+        weights=weights,
+    )
+
+
+def _gaussian(
+    schedule: str = "rectified",
+    prediction: str = "x",
+    loss_in: str = "velocity",
+    clamp: float = 0.05,
+    clock: str = "thousandth",
+    outputs: int = 1,
+) -> Gaussian:
+    return Gaussian(
+        schedule=_choose(SCHEDULES, schedule, "schedule"),
+        prediction=_choose(PREDICTIONS, prediction, "prediction"),
+        loss_in=_choose(PREDICTIONS, loss_in, "loss_in"),
+        clamp=clamp,
+        clock=_choose(CLOCKS, clock, "clock"),
+        outputs=outputs,
     )
 
 
 def _image(
     shape: tuple,
     patch: int = 2,
-    schedule: str = "rectified",
-    prediction: str = "x",
-    loss_in: str = "velocity",
-    clamp: float = 0.05,
+    process: str = "gaussian()",
+    levels: str = "logit_normal(mean=0.8, std=0.8)",
+    codec: str = "",
+) -> Stream:
+    return image(shape, patch, _called(process, PROCESSES, "process"), _called(levels, LEVELS, "levels"), codec)
+
+
+def _video(
+    shape: tuple,
+    patch: tuple = (1, 4, 4),
+    process: str = "gaussian()",
     levels: str = "logit_normal(mean=0.8, std=0.8)",
 ) -> Stream:
-    process = Gaussian(
-        schedule=_choose(SCHEDULES, schedule, "schedule"),
-        prediction=_choose(PREDICTIONS, prediction, "prediction"),
-        loss_in=_choose(PREDICTIONS, loss_in, "loss_in"),
-        clamp=clamp,
-    )
-    return image(shape, patch, process, _levels(levels))
+    return video(shape, patch, _called(process, PROCESSES, "process"), _called(levels, LEVELS, "levels"))
 
 
-STREAMS: dict[str, Callable[..., Stream]] = {"image": _image, "label": label}
+def _audio(
+    length: int,
+    patch: int = 64,
+    rate: int = 8000,
+    process: str = "gaussian()",
+    levels: str = "logit_normal(mean=0.8, std=0.8)",
+) -> Stream:
+    return audio(length, patch, rate, _called(process, PROCESSES, "process"), _called(levels, LEVELS, "levels"))
+
+
+def _text(
+    length: int, vocabulary: int = 256, levels: str = "uniform()", reveal: str = "ancestral", blocks: int = 1
+) -> Stream:
+    return text(length, vocabulary, _called(levels, LEVELS, "levels"), _choose(REVEALS, reveal, "reveal"), blocks)
+
+
+def _past(above: Streams, of: str = "text") -> Stream:
+    return past(_choose(above, of, "of"), of)
+
+
+PROCESSES: dict[str, Callable[..., Gaussian]] = {"gaussian": _gaussian, "ddpm": lambda: DDPM()}
+STREAMS: dict[str, Callable[..., Stream]] = {
+    "audio": _audio,
+    "image": _image,
+    "label": label,
+    "past": _past,
+    "span": span,
+    "text": _text,
+    "video": _video,
+}
 SECTIONS: dict[str, Callable[..., Any]] = {
     "model": _model,
     "data": Data,
@@ -127,7 +184,9 @@ def build(config: ml_collections.ConfigDict | dict) -> Run:
     except OSError as error:  # how ml_collections says that a config file could not be loaded
         raise ConfigError(f"--config: {str(error).strip().splitlines()[-1].strip()}") from None
     _known(config, {"streams", *SECTIONS}, "config")
-    streams = {name: _stream(entries, f"streams.{name}") for name, entries in config["streams"].items()}
+    streams: Streams = {}
+    for name, entries in config["streams"].items():
+        streams[name] = _stream(entries, f"streams.{name}", streams)
     if not any(stream.positions is not None for stream in streams.values()):
         raise ConfigError("streams needs at least one with tokens, such as config.stream('image', shape=(8, 8, 1))")
     train = _call(Train, config.get("train", {}), "train", {})
@@ -150,20 +209,47 @@ def restore_run(workdir: str, fsdp: int = 1) -> tuple[Run, Any, Mesh]:
         return run, restore_ema(reader, jit_mode(mesh).abstract(run.model.init)), mesh
 
 
-def _stream(entries: dict, path: str) -> Stream:
+def _stream(entries: dict, path: str, above: Streams) -> Stream:
     entries = dict(entries)
     kind = entries.pop("kind", None)
-    return _call(_choose(STREAMS, kind, f"{path}.kind"), entries, path, {})
+    return _call(_choose(STREAMS, kind, f"{path}.kind"), entries, path, {"above": above} if kind == "past" else {})
 
 
 def _check(run: Run):
     _choose(AUGMENTATIONS, run.data.augment, "data.augment")
     _choose(MODES, run.parallel.mode, "parallel.mode")
+    _choose(OBJECTIVES, run.train.objective, "train.objective")
+    _choose(TOGETHER, run.train.levels, "train.levels")
+    drawn = [name for name, stream in run.streams.items() if stream.head is not None]
+    if run.train.levels == "corners" and len(drawn) < 2:
+        raise ConfigError("train.levels = 'corners' needs two streams or more to draw; there is " + ", ".join(drawn))
+    if run.train.objective != "denoise" and (SPAN not in run.streams or len(drawn) != 1):
+        raise ConfigError(
+            f"train.objective = {run.train.objective!r} needs one stream to draw, and a stream "
+            f"{SPAN!r} = config.stream('span'); there are: {', '.join(run.streams)}"
+        )
+    if run.train.objective != "denoise" and any(run.streams[name].groups > 1 for name in drawn):
+        raise ConfigError(f"train.objective = {run.train.objective!r} is for streams without groups, such as frames")
     _choose(SOLVERS, run.sample.solver, "sample.solver")
+    _choose(GRIDS, run.sample.grid, "sample.grid")
+    _choose(COMBINE, run.sample.combine, "sample.combine")
+    levels = [level for level in run.sample.interval if isinstance(level, int | float)]
+    if not (len(levels) == len(run.sample.interval) == 2 and 0 <= levels[0] <= levels[1] <= 1):
+        raise ConfigError(f"sample.interval = {run.sample.interval} should be two levels, 0 <= low <= high <= 1")
+    shapes = [stream.shape for stream in run.streams.values() if isinstance(stream.process, Gaussian)]
+    most = max((shape[-1] for shape in shapes if shape), default=0)
+    if not 0 <= run.sample.channels <= most:
+        raise ConfigError(f"sample.channels = {run.sample.channels} should be at most {most}, or 0 for all")
+    if run.sample.weak and run.sample.every:
+        raise ConfigError(f"sample.weak = {run.sample.weak!r}: training draws with one network; use sample.py --weak")
     try:
         read_given(run.streams, run.sample.given, 1)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         raise ConfigError(f"sample.given: {error}") from None
+    try:
+        run.sample.scale(), run.sample.longer()
+    except ValueError as error:
+        raise ConfigError(f"sample.{error}") from None
     positive = {
         "data.batch_size": run.data.batch_size,
         "train.steps": run.train.steps,
@@ -239,12 +325,13 @@ def _typed(value: Any, wanted: Any, path: str) -> Any:
     return value
 
 
-def _levels(text: str) -> Quantile:
-    """'logit_normal(mean=0.8, std=0.8)' -> the quantile function of that name, called so."""
+def _called(text: str, table: Mapping[str, Callable], path: str) -> Any:
+    """'logit_normal(mean=0.8, std=0.8)' -> the function of that name in the table, called so."""
     try:
         call = ast.parse(text, mode="eval").body
         assert isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and not call.args
         arguments = {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in call.keywords}
     except (SyntaxError, AssertionError, ValueError):
-        raise ConfigError(f"levels = {text!r} should look like 'logit_normal(mean=0.8, std=0.8)'") from None
-    return _call(_choose(LEVELS, call.func.id, "levels"), arguments, "levels", {})
+        known = ", ".join(f"{name}()" for name in table)
+        raise ConfigError(f"{path} = {text!r} should be a call of one of: {known}, with name=value in it") from None
+    return _call(_choose(table, call.func.id, path), arguments, path, {})

@@ -1,52 +1,121 @@
 """Score a run: python -m dit_jax.evaluate --workdir=runs/digits
 
-Draws class-balanced samples and compares them with held-out real data: how often an independent classifier, trained on
-held-out images only, sees the label that was asked for, and the Frechet distance in raw pixels. The same two scores
-of the real training images stand beside them. Writes WORKDIR/evaluation.json, with the protocol that made each score.
+Judges that have seen real held-out data only look at samples: how often each stream shows the label that was asked for,
+and the Frechet distance of its features to held-out data. The same scores of the real training data stand beside them.
+Streams that are drawn together are scored together, and each part of them given the rest, taken from held-out data.
+Clips are held against exact physics, words are heard by a recogniser, and text without labels is scored in bits a byte.
+Writes WORKDIR/evaluation.json, with the protocol that made each score.
 """
 
 import dataclasses
+import importlib.util
+import itertools
 import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from absl import flags
 
 from dit_jax.command import run_command
 from dit_jax.config import restore_run
-from dit_jax.data import pipeline, sources
+from dit_jax.data import audio_digits, pipeline, sources
+from dit_jax.diffusion.stream import Streams, in_data
+from dit_jax.evaluation import physics, speech, text
 from dit_jax.evaluation.draw import draw, gather
-from dit_jax.evaluation.frechet import frechet_distance
-from dit_jax.evaluation.judge import agreement, train_judge
+from dit_jax.evaluation.judge import Judge, described, scores, train_judges
+from dit_jax.run import Run
+from dit_jax.streams import label
 
 WORKDIR = flags.DEFINE_string("workdir", "runs/digits", "a directory that train.py has written")
-NUM = flags.DEFINE_integer("num", 1000, "samples for each score, the classes in turn")
+NUM = flags.DEFINE_integer("num", 1000, "samples for each score, the classes in turn", lower_bound=1)
 GUIDANCE = flags.DEFINE_list("guidance", ["1.0", "1.5"], "a score for each of these scales; 1 is none")
+STEPS = flags.DEFINE_integer("steps", None, "solver steps, if not those of the run", lower_bound=1)
+
+ROLLOUT = flags.DEFINE_string(
+    "rollout", None, "STREAM=LENGTH:OVERLAP: longer than it was trained, in windows: clip=32:4"
+)
+
+Row = dict[str, Any]
+Sample = dict[str, np.ndarray]
 
 
 def main():
     run, params, mesh = restore_run(WORKDIR.value)
-    splits = {split: sources.load(run.data.name, split, run.data.dir, run.streams) for split in ("train", "test")}
-    real = {split: pipeline.batch(source, 0, len(source)) for split, source in splits.items()}
-    judge = train_judge(real["test"]["image"], real["test"]["label"])
-
-    def scores(sample: dict[str, np.ndarray]) -> dict[str, float]:
-        flat, held_out = (images.reshape(len(images), -1) for images in (sample["image"], real["test"]["image"]))
-        return {
-            "agreement": agreement(judge, sample["image"], sample["label"]),
-            "frechet_pixels": frechet_distance(flat, held_out),
-        }
-
-    rows = [{"what": "real training images", "num": len(real["train"]["label"]), **scores(real["train"])}]
-    for guidance in map(float, GUIDANCE.value):
-        how = dataclasses.replace(run.sample, num=NUM.value, given=("label=all",), guidance=guidance)
-        rows.append({"what": "samples", **dataclasses.asdict(how), **scores(gather(draw(run, params, mesh, how)))})
-    for row in rows:
-        name = row["what"] if "guidance" not in row else f"{row['num']} samples, guidance {row['guidance']:g}"
-        print(
-            f"{name}: label agreement {row['agreement']:.1%}, Frechet distance to held-out {row['frechet_pixels']:.3f}"
-        )
+    how = dataclasses.replace(run.sample, num=NUM.value, steps=STEPS.value or run.sample.steps)
+    how = dataclasses.replace(how, rollout=ROLLOUT.value or how.rollout)
+    labelled = "label" in sources.find(run.data.name, run.data.dir).info.features
+    rows = []
+    for row in (classes if labelled else texts)(run, params, mesh, how):
+        print(f"{row['what']}: {', '.join(f'{name} {value:.4g}' for name, value in row['scores'].items())}", flush=True)
+        rows.append(row)
     (Path(WORKDIR.value) / "evaluation.json").write_text(json.dumps(rows, indent=2) + "\n")
+
+
+def texts(run: Run, params, mesh, how) -> Iterator[Row]:
+    """Scores of text that has no labels."""
+    real = {split: whole(run, split, in_data(run.streams)) for split in ("train", "test")}
+    return text.score(run, params, mesh, how, real)
+
+
+def classes(run: Run, params, mesh, how) -> Iterator[Row]:
+    """Scores of data with labels: of real examples, of samples, and of samples of which some streams are given."""
+    streams = in_data(run.streams)
+    if "label" not in streams:
+        features = sources.find(run.data.name, run.data.dir).info.features
+        streams = {**streams, "label": label(features["label"].num_classes)}
+    train, test = (whole(run, split, streams) for split in ("train", "test"))
+    judges, held_out = train_judges(run.streams, test, test["label"]), described(run.streams, test)
+    measures = MEASURES.get(run.data.name, [])
+
+    def found(judges: dict[str, Judge], sample: Sample, labels: np.ndarray | None) -> dict[str, float]:
+        result = scores(run.streams, judges, sample, held_out, labels)
+        for measure in measures:
+            result |= measure(judges, sample, labels)
+        return result
+
+    yield {"what": "real training data", "scores": found(judges, train, train["label"])}
+
+    turns = np.arange(how.num)
+    asked = (turns % (test["label"].max() + 1)).astype(np.int32)
+    picked = np.random.default_rng(0).permutation(len(test["label"]))[turns % len(test["label"])]
+    drawn = [name for name, stream in run.streams.items() if stream.head is not None]
+    parts = [part for count in range(len(drawn)) for part in itertools.combinations(drawn, count)]
+    for guidance, part in itertools.product(map(float, GUIDANCE.value), parts):
+        wanted = test["label"][picked] if part else asked
+        given = {name: test[name][picked] for name in part} | ({"label": wanted} if "label" in run.streams else {})
+        here = dataclasses.replace(how, guidance=guidance, given=())
+        sample = gather(draw(run, params, mesh, here, examples=given))
+        left = {name: judge for name, judge in judges.items() if name not in part}
+        scored = found(left, sample, wanted if given else None)
+        what = f"{how.num} samples, guidance {guidance:g}" + (f", given {' and '.join(part)}" if part else "")
+        yield {"what": what, **dataclasses.asdict(here), "given": list(given), "scores": scored}
+
+
+def flights(judges: dict[str, Judge], sample: Sample, labels: np.ndarray | None) -> dict[str, float]:
+    return physics.scores(judges["clip"], sample["clip"], labels) if "clip" in judges else {}
+
+
+def words(judges: dict[str, Judge], sample: Sample, labels: np.ndarray | None) -> dict[str, float]:
+    if "speech" not in judges or labels is None or importlib.util.find_spec("pocketsphinx") is None:
+        return {}
+    said = [audio_digits.WORDS[label] for label in labels]
+    return {"speech/words": speech.word_accuracy(sample["speech"][..., 0], audio_digits.RATE, said)}
+
+
+# What can be measured of the streams of a data set that are not given, beyond their labels.
+MEASURES: dict[str, list[Callable[..., dict[str, float]]]] = {
+    "video_digits": [flights],
+    "audio_digits": [words],
+    "joint_digits": [flights, words],
+}
+
+
+def whole(run: Run, split: str, streams: Streams) -> dict[str, np.ndarray]:
+    """All examples of a split: {name: [n, *shape]}."""
+    source = sources.load(run.data.name, split, run.data.dir, streams)
+    return pipeline.batch(source, 0, len(source))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,13 @@
 """What a run is made of. `config.py` makes one of these from a configuration; everything else reads it."""
 
 import dataclasses
+import re
 
 import optax
 
 from dit_jax.data.sources import DATA_DIR
-from dit_jax.diffusion.guidance import Guidance, classifier_free
+from dit_jax.diffusion.guidance import COMBINE, Guidance, autoguidance, classifier_free
+from dit_jax.diffusion.objective import Predict
 from dit_jax.diffusion.stream import Streams
 from dit_jax.network.dit import DiT
 
@@ -23,9 +25,13 @@ class Data:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Train:
-    """steps: updates in all. ema: decay of the averaged parameters. accumulation: micro-batches an update."""
+    """steps: updates in all. objective: a row of diffusion.objective.OBJECTIVES. levels: how those of several streams
+    go together, a row of diffusion.levels.TOGETHER. ema: decay of the averaged parameters. accumulation: micro-batches
+    an update."""
 
     steps: int = 1000
+    objective: str = "denoise"
+    levels: str = "independent"
     seed: int = 0
     ema: float = 0.999
     accumulation: int = 1
@@ -56,22 +62,60 @@ class Sample:
     """How samples are drawn: by `sample.py` unless it is told otherwise, and in training every `every` updates (0:
     never).
 
-    given: what is given, as on the shell: ("label=all",). interval: the levels at which guidance acts.
+    given: what is given, as on the shell: ("label=all",). guidance: its scale, 1 for none, or "name=2,image=1.5", one
+    for each given stream. interval: the levels at which it acts. combine: how it acts (see diffusion/guidance.py).
+    channels: on how many of an image's, 0 for all. weak: a workdir whose newest checkpoint it leads away from, instead
+    of from the same network without what is given. grid: how the levels of the steps are spaced (see
+    diffusion/grids.py). rollout: "clip=32:2", a stream that is to be that long, and the groups of it that each window
+    sees of the one before (see diffusion/rollout.py).
     """
 
     every: int = 0
     num: int = 64
     given: tuple = ()
-    guidance: float = 1.0
+    guidance: float | str = 1.0
     interval: tuple = (0.0, 1.0)
+    combine: str = "linear"
+    channels: int = 0
+    weak: str = ""
     steps: int = 25
     solver: str = "2m"
+    grid: str = "uniform"
     shift: float = 1.0
+    rollout: str = ""
     seed: int = 0
     batch: int = 64
 
-    def guide(self) -> Guidance | None:
-        return None if self.guidance == 1.0 else classifier_free(self.guidance, self.interval)
+    def guide(self, weak: Predict | None = None) -> Guidance | None:
+        """None at scale 1; else autoguidance where there is a weak network, and classifier-free guidance where not."""
+        scale, how = self.scale(), (self.interval, COMBINE[self.combine], self.channels)
+        if scale == 1.0:
+            return None
+        if weak is None:
+            return classifier_free(scale, *how)
+        if isinstance(scale, dict):
+            raise ValueError(f"guidance = {self.guidance!r} is for given streams; a weak network leads by one scale")
+        return autoguidance(weak, scale, *how)
+
+    def scale(self) -> float | dict[str, float]:
+        """Of guidance. Raises ValueError if it is neither a number nor numbers with the names of streams."""
+        try:
+            if "=" not in str(self.guidance):
+                return float(self.guidance)
+            words = (word.split("=") for word in str(self.guidance).split(","))
+            return {name: float(value) for name, value in words}
+        except ValueError:
+            raise ValueError(f"guidance = {self.guidance!r} should be a number, or STREAM=NUMBER,...") from None
+
+    def longer(self) -> tuple[str, int, int] | None:
+        """(stream, length, overlap) of a rollout. Raises ValueError if it is not said so."""
+        if not self.rollout:
+            return None
+        words = re.fullmatch(r"(\w+)=(\d+):(\d+)", self.rollout)
+        if words is None:
+            raise ValueError(f"rollout = {self.rollout!r} should be STREAM=LENGTH:OVERLAP, such as clip=32:2")
+        name, length, overlap = words.groups()
+        return name, int(length), int(overlap)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,5 +1,6 @@
 """The commands as a user types them: exact resume, clean stops, and mistakes that end in one line."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -12,6 +13,12 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+from diffusers import AutoencoderKL
+from PIL import Image
+from sklearn.datasets import load_sample_image
+
+from dit_jax.pretrained.vae import fingerprint
+from dit_jax.run import Sample
 
 ROOT = Path(__file__).parent.parent
 ENVIRONMENT = {**os.environ, "JAX_PLATFORMS": "cpu", "NPROC": "32", "PYTHONUNBUFFERED": "1"}
@@ -123,15 +130,46 @@ def test_sampling_writes_arrays_protocol_and_picture(straight, tmp_path):
     )
     written = np.load(tmp_path / "samples.npz")
     assert written["image"].shape == (5, 8, 8, 1) and written["label"].tolist() == [3, 7, 3, 7, 3]
+    assert written["arr_0"].shape == (5, 8, 8, 3) and written["arr_0"].dtype == np.uint8
+    np.testing.assert_allclose(
+        written["arr_0"][..., 1] / 127.5 - 1, np.clip(written["image"][..., 0], -1, 1), atol=4e-3
+    )
     protocol = json.loads(str(written["protocol"]))
     assert protocol["steps"] == 3 and protocol["given"] == ["label=3,7"] and protocol["seed"] == 0
     assert (tmp_path / "samples.png").stat().st_size > 0
+    assert not (tmp_path / "interpolation.gif").exists()
+
+
+def test_every_choice_of_a_sampler_has_its_flag(straight, tmp_path):
+    chosen = {"num": 2, "guidance": 2.0, "combine": "projected", "channels": 1, "interval": [0.1, 0.9], "steps": 3}
+    chosen |= {"solver": "heun", "grid": "karras", "shift": 2.0, "seed": 5, "batch": 3, "weak": str(straight)}
+    said = {name: ",".join(map(str, value)) if isinstance(value, list) else value for name, value in chosen.items()}
+    flags = [f"--{name}={value}" for name, value in said.items()]
+    run("sample.py", f"--workdir={straight}", *flags, "--given=label=1", f"--out={tmp_path}")
+    protocol = json.loads(str(np.load(tmp_path / "samples.npz")["protocol"]))
+    assert {name: protocol[name] for name in chosen} == chosen
+    fields = {field.name for field in dataclasses.fields(Sample)}
+    assert fields - chosen.keys() == {"every", "given", "rollout"}  # an image has no frames to go on with
+
+
+def test_a_clip_runs_from_one_end_to_the_other_and_back(straight, tmp_path):
+    file = tmp_path / "end.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (30, 20), np.uint8)).save(file)
+    for ends in ("3,7", f"{file},{file}"):
+        flags = [f"--interpolate={ends}", "--num=4", "--steps=2", "--given=label=2,5", f"--out={tmp_path}"]
+        run("sample.py", f"--workdir={straight}", *flags)
+        written = np.load(tmp_path / "samples.npz")
+        assert written["image"].shape == (4, 8, 8, 1) and written["label"].tolist() == [2] * 4
+        assert json.loads(str(written["protocol"]))["interpolate"] == ends
+        with Image.open(tmp_path / "interpolation.gif") as clip:
+            assert clip.info["loop"] == 0 and clip.width >= 256
+            assert clip.n_frames == (6 if ends == "3,7" else 1)  # GIF keeps one of frames that are alike
 
 
 def test_a_dry_run_says_what_would_run_and_writes_nothing(tmp_path):
     output = run("train.py", f"--workdir={tmp_path / 'w'}", "--config=configs/imagenet256.py:dit_s2", "--dry_run")
-    published, table, learned_sigma = 32_963_360, 256 * 384, (384 + 1) * 2 * 2 * 4
-    assert f"parameters: {published - table - learned_sigma:,}" in output
+    published, table = 32_963_360, 256 * 384  # theirs counts the fixed table of positions
+    assert f"parameters: {published - table:,}" in output
     assert "mesh: {'data': 1" in output and '"batch_size": 256' in output
     assert not (tmp_path / "w").exists()
 
@@ -149,8 +187,14 @@ def test_train_names_mistakes(tmp_path):
 def test_sample_names_mistakes(straight, tmp_path):
     for workdir, argument, message in [
         (straight, "--given=label=10", "label 10 does not exist: labels are 0 ... 9"),
-        (straight, "--given=lable=1", "STREAM is one of: label"),
+        (straight, "--given=lable=1", "STREAM is one of: image, label"),
         (straight, "--solver=dpm", "value should be one of"),
+        (straight, "--rollout=image=16:1", "overlap = 1 should be 1 ... 0 of the 1 groups of image"),
+        (straight, "--interval=0.9,0.1", "should be LOW,HIGH with 0 <= LOW <= HIGH <= 1"),
+        (straight, "--interval=low,high", "should be LOW,HIGH"),
+        (straight, "--interpolate=3", "--interpolate=3 should be two seeds or two files"),
+        (straight, "--interpolate=cat.png,dog.png", "cannot read the image cat.png: No such file"),
+        (straight, f"--weak={tmp_path}", "there is no checkpoint"),
         (tmp_path, "--num=1", "there is no checkpoint"),
     ]:
         output = run("sample.py", f"--workdir={workdir}", argument, f"--out={tmp_path}", status=1)
@@ -181,3 +225,34 @@ def test_sampling_leaves_alone_what_training_is_writing(straight, tmp_path):
         assert writing.exists()
     finally:
         writing.rmdir()
+
+
+def test_pictures_become_latents_and_latents_pictures(tmp_path):
+    """Encode a folder, train on it, draw, decode; latents of another VAE are refused."""
+    photograph = load_sample_image("china.jpg")
+    for i in range(8):
+        file = tmp_path / "images" / f"class{i % 2}" / f"{i}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(photograph[32 * i : 32 * i + 32, :32]).save(file)
+    blocks = {"block_out_channels": (8, 8), "norm_num_groups": 4, "latent_channels": 4}
+    kinds = {"down_block_types": ["DownEncoderBlock2D"] * 2, "up_block_types": ["UpDecoderBlock2D"] * 2}
+    AutoencoderKL(**blocks, **kinds).save_pretrained(tmp_path / "vae")
+
+    vae, data = f"--vae={tmp_path / 'vae'}", f"--data_dir={tmp_path / 'data'}"
+    prepare = ("-m", "dit_jax.prepare", "tiny", f"--source={tmp_path / 'images'}", vae, data, "--size=16", "--batch=4")
+    assert "encoded 8 images" in run(*prepare) and "encoded 0 images" in run(*prepare)
+
+    digest = fingerprint(tmp_path / "vae")
+    config = [
+        *("--config=configs/imagenet256.py:sit_s2", *TINY, "--config.data.name=tiny", "--config.train.steps=2"),
+        *("--config.streams.image.shape=(8, 8, 4)", "--config.streams.label.classes=2"),
+        *("--config.sample.steps=2", "--config.sample.num=3", data.replace("--data_", "--config.data.")),
+    ]
+    workdir = f"--workdir={tmp_path / 'run'}"
+    refused = run("train.py", workdir, *config, f"--config.streams.image.codec={'0' * 64}", status=1)
+    assert digest in refused and "0" * 64 in refused and "Traceback" not in refused
+    run("train.py", workdir, *config, f"--config.streams.image.codec={digest}")
+    run("sample.py", workdir, vae, f"--out={tmp_path}")
+    drawn = np.load(tmp_path / "samples.npz")
+    assert drawn["image"].shape == (3, 8, 8, 4) and drawn["arr_0"].shape == (3, 16, 16, 3)
+    assert np.ptp(drawn["arr_0"]) > 0

@@ -7,25 +7,44 @@ import jax
 import numpy as np
 import pytest
 from jax.sharding import AxisType, Mesh
+from PIL import Image
 
-from configs import digits
-from dit_jax.config import build
-from dit_jax.evaluation.draw import draw, gather
+from configs import digits, text_kjv_blocks, video_digits
+from dit_jax.config import ConfigError, build
+from dit_jax.evaluation.draw import between, draw, gather
 from dit_jax.parallel.mesh import AXES, make_mesh
+
+pytestmark = pytest.mark.usefixtures("quick")
 
 CONFIG = json.loads(digits.get_config().to_json())
 RUN = build({**CONFIG, "model": {"width": 48, "depth": 2, "heads": 2, "block": "modern"}})
 HOW = dataclasses.replace(RUN.sample, num=12, batch=12, steps=4, given=("label=all",), guidance=1.5)
 
 
-@pytest.fixture(scope="module")
-def params():
-    """Random everywhere: at initialisation every sample would be the same."""
-    shapes = jax.eval_shape(RUN.model.init, jax.random.key(0))
+def scattered(model, seed):
+    """Parameters random everywhere: at initialisation every sample would be the same."""
+    shapes = jax.eval_shape(model.init, jax.random.key(0))
     leaves, tree = jax.tree.flatten(shapes)
-    keys = jax.random.split(jax.random.key(1), len(leaves))
+    keys = jax.random.split(jax.random.key(seed), len(leaves))
     drawn = [0.1 * jax.random.normal(key, leaf.shape) for key, leaf in zip(keys, leaves, strict=True)]
     return jax.tree.unflatten(tree, drawn)
+
+
+@pytest.fixture(scope="module")
+def params():
+    return scattered(RUN.model, 1)
+
+
+def changed(path, value):
+    """A run whose config differs in one entry of a stream or of the model."""
+    config = json.loads(json.dumps(RUN.config))
+    *sections, key = path.split(".")
+    section = config
+    for name in sections:
+        section = section[name]
+    section[key] = value
+    config["sample"]["given"] = []
+    return build(config)
 
 
 def one_device() -> Mesh:
@@ -84,3 +103,192 @@ def test_the_sampler_compiles_once_however_many_batches(params):
     after_first = len(compiled)
     assert after_first > 0 and len(list(batches)) == 2
     assert len(compiled) == after_first
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("sample.grid", "karas", "sample.grid = 'karas' does not exist; did you mean 'karras'"),
+        ("sample.combine", "project", "sample.combine = 'project' does not exist; did you mean 'projected'"),
+        ("sample.interval", [0.9, 0.1], r"sample.interval = \(0.9, 0.1\) should be two levels, 0 <= low <= high <= 1"),
+        ("sample.interval", [0.0, 1.5], r"sample.interval = \(0.0, 1.5\) should be two levels"),
+        ("sample.interval", [0.5], r"sample.interval = \(0.5,\) should be two levels"),
+        ("sample.interval", ["0", "1"], r"sample.interval = \('0', '1'\) should be two levels"),
+        ("sample.channels", 2, "sample.channels = 2 should be at most 1, or 0 for all"),
+        ("sample.channels", -1, "sample.channels = -1 should be at most 1, or 0 for all"),
+        ("sample", {"weak": "runs/small", "every": 5}, "sample.weak = 'runs/small': training draws with one network"),
+    ],
+)
+def test_mistakes_in_how_to_sample_are_named(path, value, message):
+    with pytest.raises(ConfigError, match=message):
+        changed(path, value)
+
+
+# Autoguidance.
+
+
+def test_a_weak_run_guides_and_may_be_smaller(params, reference):
+    small = changed("model.depth", 1).model
+    how = dataclasses.replace(HOW, weak="runs/small")
+    weak = small, scattered(small, 2)
+    alone, spread = (gather(draw(RUN, params, mesh, how, weak))["image"] for mesh in (one_device(), make_mesh(fsdp=4)))
+    np.testing.assert_allclose(spread, alone, atol=1e-5)
+    assert np.abs(alone - reference["image"]).max() > 0.01
+
+
+def test_a_run_guided_by_itself_is_not_guided(params):
+    plain = gather(draw(RUN, params, one_device(), dataclasses.replace(HOW, guidance=1.0)))
+    same = gather(draw(RUN, params, one_device(), HOW, (RUN.model, params)))
+    np.testing.assert_allclose(same["image"], plain["image"], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("streams.image.shape", [4, 4, 1], r"streams.image: shape is \(4, 4, 1\) in the weak run, and \(8, 8, 1\)"),
+        (
+            "streams.image.process",
+            "gaussian(prediction='v')",
+            "streams.image: prediction is v in the weak run, and x in",
+        ),
+        ("streams.image.process", "ddpm()", "streams.image: process is DDPM in the weak run, and Gaussian in this run"),
+        ("streams.label.classes", 7, "streams.label: vocabulary is 7 in the weak run, and 10 in this run"),
+        ("streams", {"image": RUN.config["streams"]["image"]}, "the streams image, and this run has image, label"),
+    ],
+)
+def test_a_weak_run_of_other_streams_is_named(path, value, message):
+    weak = changed(path, value).model, {}
+    with pytest.raises(ValueError, match=message):
+        next(draw(RUN, {}, one_device(), HOW, weak))
+
+
+def test_a_weak_run_that_is_missing_is_named():
+    with pytest.raises(ValueError, match=r"sample.weak = 'runs/small' is not loaded"):
+        next(draw(RUN, {}, one_device(), dataclasses.replace(HOW, weak="runs/small")))
+
+
+# From one end to the other.
+
+CLIP = dataclasses.replace(HOW, num=5, batch=8, given=("label=4,7",), solver="heun")
+
+
+def clip(params, mesh, how, ends, run=RUN):
+    return gather(draw(run, params, mesh, how, start=between(run, params, mesh, how, ends)))
+
+
+@pytest.fixture(scope="module")
+def seeds(params):
+    return clip(params, one_device(), CLIP, "3,7")
+
+
+def test_a_clip_begins_and_ends_with_sample_zero_of_its_seeds(params, seeds):
+    """With what is given first, throughout."""
+    np.testing.assert_array_equal(seeds["label"], np.full(5, 4))
+    for seed, frame in ((3, 0), (7, -1)):
+        alone = gather(draw(RUN, params, one_device(), dataclasses.replace(CLIP, num=1, seed=seed)))
+        np.testing.assert_allclose(seeds["image"][frame], alone["image"][0], atol=1e-5)
+    assert np.abs(np.diff(seeds["image"], axis=0)).max() > 0.01
+
+
+@pytest.mark.parametrize(("mesh", "batch"), [(one_device, 2), (make_mesh, 8)])
+def test_a_clip_ignores_batch_and_mesh(mesh, batch, params, seeds):
+    found = clip(params, mesh(), dataclasses.replace(CLIP, batch=batch), "3,7")
+    np.testing.assert_allclose(found["image"], seeds["image"], atol=1e-5)
+
+
+@pytest.mark.parametrize("solver", ["ancestral", "sde_2m", "heun_churn", "euler_maruyama"])
+def test_frames_share_the_noise_of_their_steps(solver, params):
+    """So those that begin alike end alike, and a clip is smooth, also under solvers that add noise."""
+    how = dataclasses.replace(CLIP, num=3, steps=3, solver=solver)
+    image = clip(params, one_device(), how, "5,5")["image"]
+    np.testing.assert_allclose(image, np.repeat(image[:1], 3, 0), atol=1e-5)
+
+
+def picture(path, size=(20, 24), seed=0):
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (*size, 3), np.uint8)).save(path)
+    return path
+
+
+def test_a_clip_between_files_begins_and_ends_with_them(params, tmp_path):
+    """Guided alike on both ways. Of a network that nobody trained, the velocity in this clock makes a smooth flow."""
+    run = changed("streams.image.process", "gaussian(prediction='velocity', clock='reversed_unit')")
+    ends = f"{picture(tmp_path / 'a.png')},{picture(tmp_path / 'b.jpg', seed=1)}"
+    found = clip(params, make_mesh(), dataclasses.replace(CLIP, steps=50), ends, run)["image"]
+    wanted = run.streams["image"].read(ends)
+    assert wanted.shape == (2, 8, 8, 1) and np.abs(wanted).max() <= 1
+    np.testing.assert_allclose(found[[0, -1]], wanted, atol=0.01)
+    assert np.abs(found[2] - wanted).max() > 0.1
+
+
+@pytest.mark.parametrize(
+    ("ends", "how", "message"),
+    [
+        ("3", CLIP, "--interpolate=3 should be two seeds or two files"),
+        ("3,4,5", CLIP, "--interpolate=3,4,5 should be two seeds or two files"),
+        ("3,b.png", CLIP, "cannot read the image 3: No such file"),
+        ("a.png,b.png", CLIP, "cannot read the image a.png: No such file"),
+        (f"{__file__},{__file__}", CLIP, "cannot read the image .*test_draw.py: cannot identify"),
+    ],
+)
+def test_ends_that_are_none_are_named(ends, how, message):
+    with pytest.raises((ValueError, OSError), match=message):
+        between(RUN, {}, one_device(), how, ends)
+
+
+def test_files_need_a_stream_that_reads_them(tmp_path):
+    """Latents do not; an image that is given is not drawn."""
+    file = picture(tmp_path / "a.png")
+    latents = changed("streams.image.shape", [8, 8, 4])
+    for run, how in ((latents, CLIP), (RUN, dataclasses.replace(CLIP, given=(f"image={file}",)))):
+        with pytest.raises(ValueError, match="one drawn stream should read files, not 0"):
+            between(run, {}, one_device(), how, f"{file},{file}")
+
+
+def test_an_image_can_be_given(params, tmp_path):
+    file = picture(tmp_path / "a.png")
+    how = dataclasses.replace(HOW, num=2, given=(f"image={file}", "label=1"))
+    drawn = gather(draw(RUN, params, one_device(), how))
+    np.testing.assert_array_equal(drawn["image"], np.repeat(RUN.streams["image"].read(str(file)), 2, 0))
+
+
+def test_a_rollout_is_as_long_as_it_is_asked_to_be_and_begins_as_a_sample():
+    config = json.loads(json.dumps(RUN.config))
+    config["streams"] = json.loads(video_digits.get_config().to_json())["streams"]
+    run = build(config)
+    params, mesh = scattered(run.model, 3), make_mesh()
+    how = dataclasses.replace(HOW, num=8, batch=8, steps=2)
+    clips = gather(draw(run, params, mesh, how))["clip"]
+    longer = gather(draw(run, params, mesh, dataclasses.replace(how, rollout="clip=19:3")))["clip"]
+    assert clips.shape == (8, 8, 16, 16, 1) and longer.shape == (8, 19, 16, 16, 1)
+    np.testing.assert_allclose(longer[:, :8], clips, atol=1e-5)
+    again = gather(draw(run, params, mesh, dataclasses.replace(how, rollout="clip=19:3", batch=3, num=4)))["clip"]
+    np.testing.assert_allclose(again, longer[:4], atol=1e-4)
+
+
+@pytest.mark.parametrize("rollout", ["clip", "clip=32", "clip=32:x", "=32:2", "clip=32:2,3"])
+def test_a_rollout_that_cannot_be_read_is_named(rollout):
+    with pytest.raises(ValueError, match=f"rollout = '{rollout}' should be STREAM=LENGTH:OVERLAP"):
+        dataclasses.replace(HOW, rollout=rollout).longer()
+
+
+@pytest.mark.parametrize(("rollout", "wrong"), [("clap=32:2", "is for one of image, label"), ("image=32:2", "groups")])
+def test_a_rollout_of_what_is_not_there_or_has_no_frames_is_an_error(params, rollout, wrong):
+    with pytest.raises(ValueError, match=wrong):
+        next(draw(RUN, params, make_mesh(), dataclasses.replace(HOW, rollout=rollout)))
+
+
+def test_a_scale_for_a_stream_that_is_not_given_is_an_error(params):
+    with pytest.raises(ValueError, match="guidance = 'image=2' is for streams that are given: label"):
+        next(draw(RUN, params, make_mesh(), dataclasses.replace(HOW, guidance="image=2")))
+
+
+def test_text_in_blocks_is_drawn_with_a_cache_and_the_same_without(monkeypatch):
+    config = json.loads(json.dumps(RUN.config))
+    config["streams"] = json.loads(text_kjv_blocks.get_config().to_json())["streams"]
+    config["streams"]["text"] |= {"length": 8, "blocks": 4}
+    run = build({**config, "sample": {"given": ("text=In*",), "num": 8, "batch": 8, "steps": 2}})
+    params, mesh = scattered(run.model, 4), make_mesh()
+    cached = gather(draw(run, params, mesh, run.sample))["text"]
+    monkeypatch.setattr("dit_jax.evaluation.draw.blockwise", lambda streams, schedule: False)
+    np.testing.assert_array_equal(gather(draw(run, params, mesh, run.sample))["text"], cached)
+    assert np.all(cached[:, :2] == [*b"In"]) and len(np.unique(cached, axis=0)) > 4

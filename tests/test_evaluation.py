@@ -4,8 +4,11 @@ import numpy as np
 import pytest
 
 import dit_jax as dj
+from dit_jax.diffusion.levels import uniform
+from dit_jax.diffusion.masked import Masked
+from dit_jax.diffusion.stream import Stream
 from dit_jax.evaluation.frechet import frechet_distance
-from dit_jax.evaluation.judge import agreement, train_judge
+from dit_jax.evaluation.judge import described, scores, train_judge, train_judges
 from dit_jax.evaluation.sheet import sheet
 
 
@@ -42,13 +45,36 @@ def test_frechet_distance_is_zero_from_itself_even_where_a_pixel_never_changes()
     assert frechet_distance(x, x) == pytest.approx(0, abs=1e-9)
 
 
+def word(length: int) -> Stream:
+    return Stream(shape=(length,), process=Masked(8), levels=uniform(), embed=None, head=object)
+
+
 def test_the_judge_knows_what_it_was_taught_and_nothing_else():
     rng = np.random.default_rng(4)
     labels = rng.integers(0, 3, 300)
     images = rng.normal(size=(300, 4, 4, 1)) * 0.1 + labels[:, None, None, None]
     judge = train_judge(images[:200], labels[:200])
-    assert agreement(judge, images[200:], labels[200:]) == 1
-    assert agreement(judge, images[200:], (labels[200:] + 1) % 3) == 0
+    np.testing.assert_array_equal(judge(images[200:]), labels[200:])
+
+
+def test_scores_are_the_shares_that_they_say():
+    """Of 8 samples, 6 pictures and 7 words are right, and 5 of each at once; one word exists nowhere."""
+    streams = {"picture": dj.streams.image((2, 2, 1), patch=1), "word": word(3), "label": dj.streams.label(2)}
+    rng, labels = np.random.default_rng(5), np.arange(40, dtype=np.int32) % 2
+    words = np.array([[1, 2, 3], [3, 2, 1]], np.int32)
+    pictures = (labels * 2.0 - 1)[:, None, None, None] + 0.1 * rng.normal(size=(40, 2, 2, 1))
+    real = {"picture": pictures, "word": words[labels], "label": labels}
+    judges = train_judges(streams, real, labels)
+    assert judges.keys() == {"picture", "word"}
+    wanted, seen, said = labels[:8], labels[:8].copy(), words[labels[:8]].copy()
+    seen[:2] = 1 - seen[:2]
+    said[2] = [3, 3, 3]
+    sample = {"picture": (seen * 2.0 - 1)[:, None, None, None] * np.ones((1, 2, 2, 1)), "word": said, "label": wanted}
+    found = scores(streams, judges, sample, described(streams, real), wanted)
+    assert found["picture/agreement"] == 6 / 8 and found["word/agreement"] == 7 / 8 and found["coherence"] == 5 / 8
+    flat = lambda x: x.reshape(len(x), -1)
+    assert found["picture/frechet"] == frechet_distance(flat(sample["picture"]), flat(pictures))
+    assert not any("agreement" in key for key in scores(streams, judges, sample, described(streams, real), None))
 
 
 def test_a_sheet_shows_every_sample_in_its_place():

@@ -1,48 +1,172 @@
 """Drawing any number of samples, in equal jitted batches spread over the mesh."""
 
+import dataclasses
+import functools
 from collections.abc import Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
-from dit_jax.diffusion import levels
+from dit_jax.diffusion import grids
+from dit_jax.diffusion.blockwise import blockwise, walk_cached
+from dit_jax.diffusion.gaussian import Gaussian
+from dit_jax.diffusion.interpolate import slerp
 from dit_jax.diffusion.keys import example_keys
-from dit_jax.diffusion.sampler import walk
+from dit_jax.diffusion.rollout import rollout
+from dit_jax.diffusion.sampler import climb, priors, walk
 from dit_jax.diffusion.solvers import SOLVERS
+from dit_jax.diffusion.stream import Streams
+from dit_jax.network.dit import DiT
 from dit_jax.parallel.mesh import BATCH, batch_devices, shardings
 from dit_jax.run import Run, Sample
 from dit_jax.streams.given import read_given
 
+Network = tuple[DiT, Any]  # and its parameters
 
-def draw(run: Run, params: Any, mesh: Mesh, how: Sample) -> Iterator[dict[str, np.ndarray]]:
+
+def draw(
+    run: Run,
+    params: Any,
+    mesh: Mesh,
+    how: Sample,
+    weak: Network | None = None,
+    start: dict[str, np.ndarray] | None = None,
+    examples: dict[str, np.ndarray] | None = None,
+) -> Iterator[dict[str, np.ndarray]]:
     """Yield samples 0 ... how.num - 1 of a seed, in order, in batches {name: [at most how.batch, *shape]}.
 
     Sample i depends on neither the number of samples, nor the batch, nor the mesh. The batch is rounded up to a
-    multiple of the mesh, and the last one filled up, so that there is one program to compile.
+    multiple of the mesh, and the last one filled up, so that there is one program to compile. weak: the network that
+    how.weak names. start: {name: [num, *shape]}, what streams are at t = 1; such samples share all else, which is
+    sample 0's: what it is given, and the noise of its steps. examples: {name: [num, *shape]}, given beside how.given.
+
+    Raises ValueError if what is given cannot be read, or if the weak network is missing or has other streams.
     """
-    parts = batch_devices(mesh)
-    batch = -(-min(how.batch, how.num) // parts) * parts
-    given = read_given(run.streams, how.given, how.num)
-    schedule = levels.schedule(run.streams, given, how.steps, how.shift)
-    params = jax.device_put(params, shardings(params, mesh))
+    rows = np.arange(how.num) if start is None else np.zeros(how.num, int)
+    said = read_given(run.streams, how.given, how.num)
+    given, known = ({name: value[rows] for name, value in part.items()} for part in (said.given, said.start))
+    given |= examples or {}
+    if isinstance(scale := how.scale(), dict) and not scale.keys() <= given.keys():
+        raise ValueError(f"guidance = {how.guidance!r} is for streams that are given: {', '.join(given) or 'none'}")
+    longer = how.longer()
+    if longer is not None and (longer[0] not in run.streams or known or start):
+        raise ValueError(f"rollout = {how.rollout!r} is for one of {', '.join(run.streams)}, from noise or a prefix")
+    bind, params = _networks(run, params, mesh, how, weak)
     spread = NamedSharding(mesh, BATCH)
 
     @jax.jit
-    def sampler(params, key, rows, given):
-        predict = lambda x, t: run.model.apply(params, x, t)
-        keys = example_keys(key, rows)
-        return walk(predict, run.streams, keys, given, schedule, SOLVERS[how.solver], how.guide())
+    def sampler(params, key, rows, given, start):
+        predict, *others = bind(params)
+        keys, guidance = example_keys(key, rows), how.guide(*others)
 
-    for start in range(0, how.num, batch):
-        rows = np.arange(start, start + batch)
-        chosen = {name: values[np.minimum(rows, how.num - 1)] for name, values in given.items()}
-        drawn = sampler(params, jax.random.key(how.seed), *jax.device_put((rows, chosen), spread))
-        yield {name: np.asarray(array)[: how.num - start] for name, array in drawn.items()}
+        def window(keys, given, prefix):
+            schedule = grids.rows(run.streams, given, how.steps, how.shift, grids.GRIDS[how.grid], prefix)
+            if guidance is None and blockwise(run.streams, schedule):
+                recall = functools.partial(run.model.recall, params[0])
+                return walk_cached(recall, run.streams, keys, given, schedule, SOLVERS[how.solver], start)
+            return walk(predict, run.streams, keys, given, schedule, SOLVERS[how.solver], guidance, start)
+
+        if longer is None:
+            return window(keys, given, said.prefix)
+        return rollout(window, run.streams, keys, *longer, given, said.prefix)
+
+    for these in equal_batches(how.num, how.batch, mesh):
+        inputs = jax.tree.map(lambda values, these=these: values[these], (rows, given, known | (start or {})))
+        drawn = sampler(params, jax.random.key(how.seed), *jax.device_put(inputs, spread))
+        yield {name: np.asarray(array)[: how.num - these[0]] for name, array in drawn.items()}
+
+
+def equal_batches(num: int, batch: int, mesh: Mesh) -> Iterator[np.ndarray]:
+    """Rows 0 ... num - 1 in batches of one size, a multiple of the mesh; the last is filled up with the last row."""
+    parts = batch_devices(mesh)
+    size = -(-min(batch, num) // parts) * parts
+    for first in range(0, num, size):
+        yield np.minimum(np.arange(first, first + size), num - 1)
 
 
 def gather(batches: Iterator[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     """All batches as one."""
     every = list(batches)
     return {name: np.concatenate([batch[name] for batch in every]) for name in every[0]}
+
+
+def between(
+    run: Run, params: Any, mesh: Mesh, how: Sample, ends: str, weak: Network | None = None
+) -> dict[str, np.ndarray]:
+    """What how.num samples `start` from on the way from one end to the other: {name: [num, *shape]}.
+
+    ends: 'A,B', two seeds, which stand for their sample 0, or two files of the stream that is drawn and can read them,
+    which are encoded. Raises ValueError if it is neither, and what the stream raises for a file that it cannot read.
+    """
+    given = read_given(run.streams, how.given, 1).given
+    drawn = {
+        name: stream
+        for name, stream in run.streams.items()
+        if name not in given and stream.head is not None and isinstance(stream.process, Gaussian)
+    }
+    words = ends.split(",")
+    if len(words) != 2:
+        raise ValueError(f"--interpolate={ends} should be two seeds or two files, such as 3,7")
+    if all(word.isdigit() for word in words):
+        keys = jnp.stack([jax.random.key(int(word)) for word in words])
+        noise = priors(drawn, jax.vmap(lambda key: example_keys(key, jnp.zeros(1, int))[0])(keys))
+    else:
+        readers = {name: stream.read for name, stream in drawn.items() if stream.read is not None}
+        if len(readers) != 1:
+            raise ValueError(f"--interpolate={ends}: one drawn stream should read files, not {len(readers)}")
+        noise = _encoded(run, params, mesh, how, {name: read(ends) for name, read in readers.items()}, given, weak)
+    weights = jnp.linspace(0.0, 1.0, how.num)
+    a, b = ({name: jnp.repeat(z[i : i + 1], how.num, 0) for name, z in noise.items()} for i in (0, 1))
+    return {name: np.asarray(slerp(a[name], b[name], weights)) for name in noise}
+
+
+def _encoded(run: Run, params: Any, mesh: Mesh, how: Sample, x: dict, given: dict, weak: Network | None) -> dict:
+    """The noise that sample 0 of how.seed, were it x {name: [k, *shape]}, would have come from."""
+    bind, params = _networks(run, params, mesh, how, weak)
+    rows = np.zeros(len(next(iter(x.values()))), int)
+
+    @jax.jit
+    def encoder(params, key, rows, x, given):
+        predict, *others = bind(params)
+        return climb(predict, run.streams, example_keys(key, rows), x, given, guidance=how.guide(*others))
+
+    inputs = rows, x, {name: values[rows] for name, values in given.items()}
+    return encoder(params, jax.random.key(how.seed), *jax.device_put(inputs, NamedSharding(mesh, P())))
+
+
+def _networks(run: Run, params: Any, mesh: Mesh, how: Sample, weak: Network | None):
+    """(bind, parameters on the mesh): bind(parameters) -> [predict], or [predict, that of the weak network]."""
+    if how.weak and weak is None:
+        raise ValueError(f"sample.weak = {how.weak!r} is not loaded: only sample.py does, with --weak")
+    networks = [(run.model, params)]
+    if weak is not None:
+        _check_streams(run.streams, weak[0].streams)
+        networks.append(weak)
+    models, every = zip(*networks, strict=True)
+
+    def bind(every):
+        return [functools.partial(model.apply, params) for model, params in zip(models, every, strict=True)]
+
+    return bind, jax.device_put(every, shardings(every, mesh))
+
+
+def _check_streams(ours: Streams, theirs: Streams):
+    """Guidance subtracts one prediction from another, so both have to be about the same."""
+    if ours.keys() != theirs.keys():
+        raise ValueError(f"the weak run has the streams {', '.join(theirs)}, and this run has {', '.join(ours)}")
+    for name, stream in ours.items():
+        here, there = _described(stream), _described(theirs[name])
+        for what in here | there:
+            if here.get(what) != there.get(what):
+                pair = (getattr(side.get(what), "__name__", side.get(what)) for side in (there, here))
+                raise ValueError("streams.{}: {} is {} in the weak run, and {} in this run".format(name, what, *pair))
+
+
+def _described(stream) -> dict[str, Any]:
+    process = stream.process
+    values = {field.name: getattr(process, field.name) for field in dataclasses.fields(process)}
+    return {"shape": stream.shape, "process": type(process), **values}
