@@ -45,6 +45,7 @@ HOW = (
     flags.DEFINE_enum("solver", None, list(SOLVERS), "how to move from level to level"),
     flags.DEFINE_enum("grid", None, list(GRIDS), "how the levels of the steps are spaced"),
     flags.DEFINE_float("shift", None, "of the levels, towards noise where it is above 1", lower_bound=1e-3),
+    flags.DEFINE_list("first", None, "streams that are drawn before the others and then guide them: name"),
     flags.DEFINE_string("rollout", None, "STREAM=LENGTH:OVERLAP: longer than it was trained, in windows: clip=32:2"),
     flags.DEFINE_integer("seed", None, "sample i of a seed is the same for every num, batch and number of devices"),
     flags.DEFINE_integer("batch", None, "samples drawn at a time", lower_bound=1),

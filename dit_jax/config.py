@@ -121,8 +121,9 @@ def _audio(
     rate: int = 8000,
     process: str = "gaussian()",
     levels: str = "logit_normal(mean=0.8, std=0.8)",
+    basis: str = "samples",
 ) -> Stream:
-    return audio(length, patch, rate, _called(process, PROCESSES, "process"), _called(levels, LEVELS, "levels"))
+    return audio(length, patch, rate, _called(process, PROCESSES, "process"), _called(levels, LEVELS, "levels"), basis)
 
 
 def _text(
@@ -230,6 +231,8 @@ def _check(run: Run):
         )
     if run.train.objective != "denoise" and any(run.streams[name].groups > 1 for name in drawn):
         raise ConfigError(f"train.objective = {run.train.objective!r} is for streams without groups, such as frames")
+    for name in run.sample.first:
+        _choose(dict.fromkeys(drawn), name, "sample.first")
     _choose(SOLVERS, run.sample.solver, "sample.solver")
     _choose(GRIDS, run.sample.grid, "sample.grid")
     _choose(COMBINE, run.sample.combine, "sample.combine")

@@ -32,7 +32,7 @@ WORKDIR = flags.DEFINE_string("workdir", "runs/digits", "a directory that train.
 NUM = flags.DEFINE_integer("num", 1000, "samples for each score, the classes in turn", lower_bound=1)
 GUIDANCE = flags.DEFINE_list("guidance", ["1.0", "1.5"], "a score for each of these scales; 1 is none")
 STEPS = flags.DEFINE_integer("steps", None, "solver steps, if not those of the run", lower_bound=1)
-
+FIRST = flags.DEFINE_list("first", None, "streams that are drawn before the others, if not those of the run")
 ROLLOUT = flags.DEFINE_string(
     "rollout", None, "STREAM=LENGTH:OVERLAP: longer than it was trained, in windows: clip=32:4"
 )
@@ -44,7 +44,7 @@ Sample = dict[str, np.ndarray]
 def main():
     run, params, mesh = restore_run(WORKDIR.value)
     how = dataclasses.replace(run.sample, num=NUM.value, steps=STEPS.value or run.sample.steps)
-    how = dataclasses.replace(how, rollout=ROLLOUT.value or how.rollout)
+    how = dataclasses.replace(how, rollout=ROLLOUT.value or how.rollout, first=tuple(FIRST.value or how.first))
     labelled = "label" in sources.find(run.data.name, run.data.dir).info.features
     rows = []
     for row in (classes if labelled else texts)(run, params, mesh, how):

@@ -66,7 +66,8 @@ class Sample:
     for each given stream. interval: the levels at which it acts. combine: how it acts (see diffusion/guidance.py).
     channels: on how many of an image's, 0 for all. weak: a workdir whose newest checkpoint it leads away from, instead
     of from the same network without what is given. grid: how the levels of the steps are spaced (see
-    diffusion/grids.py). rollout: "clip=32:2", a stream that is to be that long, and the groups of it that each window
+    diffusion/grids.py). first: streams that are drawn before the others, one by one, and then guide them as if they
+    had been given: ("name",). rollout: "clip=32:2", a stream that is to be that long, and the groups of it that each window
     sees of the one before (see diffusion/rollout.py).
     """
 
@@ -82,6 +83,7 @@ class Sample:
     solver: str = "2m"
     grid: str = "uniform"
     shift: float = 1.0
+    first: tuple = ()
     rollout: str = ""
     seed: int = 0
     batch: int = 64

@@ -1,5 +1,6 @@
 """Sound: files and clips, spectra that keep their energy, and words whose voices stay on their side of the split."""
 
+import functools
 import sys
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from scipy.io import wavfile
 from dit_jax.data.sound import read_wav, resample, standardised
 from dit_jax.diffusion.gaussian import Gaussian, noise
 from dit_jax.network.tokens import patchify
-from dit_jax.streams.audio import audio, features, mel, read, save, show, spectrogram
+from dit_jax.streams.audio import BASES, audio, features, mel, read, save, show, spectrogram
 
 pytestmark = pytest.mark.usefixtures("quick")
 
@@ -43,6 +44,40 @@ def test_a_head_gives_as_many_values_as_the_process_asks_for():
     stream = audio(24, patch=6, process=Gaussian(prediction=noise, outputs=2))
     out, _ = stream.head(16, jnp.float32, "head").init_with_output(jax.random.key(0), jnp.ones((2, 4, 16)))
     assert out.shape == (2, 24, 2)
+
+
+def test_the_mdct_is_orthonormal_and_its_atoms_overlap():
+    """Parseval, perfect reconstruction, and the definition: windowed cosines of 2 N samples, by a matrix of its own."""
+    length, patch = 24, 6
+    matrix = np.zeros((length, length))
+    for frame in range(length // patch):
+        for k in range(patch):
+            for n in range(2 * patch):
+                phase = np.pi / patch * (n + 0.5 + patch / 2) * (k + 0.5)
+                window = np.sin(np.pi / (2 * patch) * (n + 0.5))
+                matrix[frame * patch + k, (frame * patch + n) % length] = np.sqrt(2 / patch) * window * np.cos(phase)
+    np.testing.assert_allclose(matrix @ matrix.T, np.eye(length), atol=1e-12)
+    x = np.random.default_rng(0).normal(size=(2, length, 3))
+    with jax.enable_x64(True):
+        there, back = (turn(jnp.asarray(x), patch) for turn in BASES["mdct"])
+    np.testing.assert_allclose(there, np.einsum("ij,bjc->bic", matrix, x), atol=1e-12)
+    np.testing.assert_allclose(back, np.einsum("ji,bjc->bic", matrix, x), atol=1e-12)
+
+
+def test_a_network_in_another_basis_is_the_same_network_of_turned_sound():
+    """Embedding the MDCT of a sound is embedding that sound in the MDCT basis, and its head answers in samples."""
+    plain, turned = (audio(24, patch=6, basis=basis) for basis in BASES)
+    x = jax.random.normal(jax.random.key(0), (2, 24, 1))
+    there, back = (functools.partial(turn, patch=6) for turn in BASES["mdct"])
+    params = plain.embed(8, jnp.float32, "in").init(jax.random.key(1), x)
+    found = turned.embed(8, jnp.float32, "in").apply(params, x)
+    np.testing.assert_allclose(found, plain.embed(8, jnp.float32, "in").apply(params, there(x)), atol=1e-5)
+    tokens = jax.random.normal(jax.random.key(2), (2, 4, 8))
+    params = jax.tree.map(lambda p: p + 1.0, plain.head(8, jnp.float32, "out").init(jax.random.key(1), tokens))
+    said = turned.head(8, jnp.float32, "out").apply(params, tokens)
+    np.testing.assert_allclose(said, back(plain.head(8, jnp.float32, "out").apply(params, tokens)), atol=1e-5)
+    with pytest.raises(ValueError, match="basis = 'mel' does not exist; there are: samples, mdct"):
+        audio(24, patch=6, basis="mel")
 
 
 # Files ---------------------------------------------------------------------------------------------------------------

@@ -1,5 +1,7 @@
 """Grids: the rows of levels that a sampler walks."""
 
+import dataclasses
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -32,6 +34,13 @@ def test_rows_are_given_absent_or_drawn():
     np.testing.assert_array_equal(found["given"], [0] * 5)
     np.testing.assert_array_equal(found["absent"], [1] * 5)
     np.testing.assert_allclose(found["drawn"], [1, 0.75, 0.5, 0.25, 0], atol=1e-15)
+
+
+def test_a_stream_that_is_not_to_be_drawn_yet_keeps_its_given_beginning():
+    clip = dataclasses.replace(stream(Gaussian()), groups=2)
+    found = rows({"name": stream(Masked(3)), "clip": clip}, {"clip"}, 2, prefix={"clip": 1}, drawn=["name"])
+    np.testing.assert_array_equal(found["name"], [1, 0.5, 0])
+    np.testing.assert_array_equal(found["clip"], [[0, 1]] * 3)
 
 
 def test_rows_are_shifted_and_end_at_zero():

@@ -119,6 +119,14 @@ def test_corners_have_the_mass_that_they_are_given():
     np.testing.assert_array_equal(t["label"], levels.independent(KEY, streams, n)["label"])
 
 
+def test_a_tie_binds_streams_that_visit_different_levels():
+    streams = {"a": stream(Gaussian()), "b": stream(Gaussian(), logit_normal())}
+    t = levels.corners(tied=1.0, given=0.0, absent=0.0)(KEY, streams, 20_000)
+    np.testing.assert_array_equal(t["a"], t["b"])
+    halves = lambda x: (x + stats.norm.cdf(logit(x))) / 2  # of the mixture of both distributions, each with half
+    assert stats.kstest(np.asarray(t["a"]), halves).pvalue > 1e-3
+
+
 def test_a_tie_binds_every_group_of_a_stream():
     streams = {"a": stream(Gaussian()), "clip": dataclasses.replace(stream(Gaussian()), groups=4)}
     t = levels.corners(tied=1.0, given=0.0, absent=0.0)(KEY, streams, 64)

@@ -223,6 +223,19 @@ def test_one_stream_after_the_other_is_a_schedule_too():
     np.testing.assert_allclose(np.cov(found), COVARIANCE, atol=0.05)
 
 
+def test_what_is_drawn_first_reproduces_the_covariance_and_stands_as_if_given():
+    how = {"steps": 40, "solver": SOLVERS["heun"], "guidance": dj.classifier_free(1.5)}
+    plain = dj.sample(wiener, PAIR, KEY, 20_000, first=("x",), **{**how, "guidance": None})
+    np.testing.assert_allclose(np.cov(np.stack([plain["x"], plain["y"]])), COVARIANCE, atol=0.05)
+    guided = dj.sample(wiener, PAIR, KEY, 100, first=("x",), **how)
+    np.testing.assert_array_equal(guided["x"], plain["x"][:100])  # nothing is given that could guide it
+    asked = dj.sample(wiener, PAIR, KEY, 100, {"x": plain["x"][:100]}, **how)
+    np.testing.assert_allclose(guided["y"], asked["y"], rtol=1e-6)
+    assert np.all(asked["y"] != plain["y"][:100])
+    given = dj.sample(wiener, PAIR, KEY, 100, {"x": asked["y"]}, first=("x",), **how)
+    np.testing.assert_array_equal(given["x"], asked["y"])  # what is given is not drawn
+
+
 @pytest.mark.parametrize("rule", REVEALS)
 def test_known_tokens_of_a_start_are_never_touched(rule):
     """Not even by a rule that hides tokens again: what a masked stream starts with is given."""

@@ -60,31 +60,33 @@ def rows(
     shift: float = 1.0,
     grid: Grid = uniform,
     prefix: dict[str, int] | None = None,
+    drawn: Iterable[str] | None = None,
 ) -> dict[str, np.ndarray]:
     """The levels of each stream before and after each of a sampler's steps: {name: [steps + 1] or [steps + 1, G]}.
 
-    A given stream stays at 0, one that can be drawn goes from 1 to 0, any other stays at 1: it is marginalised out.
+    A given stream stays at 0, one that is drawn goes from 1 to 0, any other stays at 1: it is marginalised out. drawn:
+    which are drawn, or None for all that can be.
     prefix: how many groups of a given stream are given, the first ones; the others are drawn. Masked streams have no
     sigma: they go evenly in t. Where a stream has a past, these are the steps of each of its groups, which take turns:
     a staircase, as long as it takes to draw them all.
     """
     first, turns = prefix or {}, order(streams)
     known = {name: first.get(name, s.groups if name in given else 0) for name, s in streams.items()}
-    drawn = [np.broadcast_to(turns[k], s.groups)[known[k] :] for k, s in streams.items() if s.head is not None]
+    wanted = {name for name, s in streams.items() if s.head is not None and (drawn is None or name in drawn)}
     # What is drawn in the same turn goes down together, for `steps` steps.
-    stages = np.unique(np.concatenate([[], *drawn]))
+    stages = np.unique(np.concatenate([[], *(np.broadcast_to(turns[k], streams[k].groups)[known[k] :] for k in wanted)]))
     places = np.arange(steps * max(len(stages), 1) + 1)
 
     def row(name, stream):
         if stream.copies or known[name] == stream.groups:
             return np.zeros(len(places))
-        if stream.head is None:
-            return np.ones(len(places))
-        process = stream.process
-        levels = grid(process.schedule, steps) if isinstance(process, Gaussian) else np.linspace(1, 0, steps + 1)
-        levels = np.minimum(shifted(levels, shift), process.top)
-        begin = steps * np.searchsorted(stages, turns[name])
-        levels = levels[np.clip(np.subtract.outer(places, begin), 0, steps)]
+        levels = np.ones(len(places))
+        if name in wanted:
+            process = stream.process
+            levels = grid(process.schedule, steps) if isinstance(process, Gaussian) else np.linspace(1, 0, steps + 1)
+            levels = np.minimum(shifted(levels, shift), process.top)
+            begin = steps * np.searchsorted(stages, turns[name])
+            levels = levels[np.clip(np.subtract.outer(places, begin), 0, steps)]
         if name not in first:
             return levels
         return np.where(np.arange(stream.groups) < first[name], 0.0, levels.reshape(len(places), -1))

@@ -103,22 +103,24 @@ def independent(key: Array, streams: Streams, n: int) -> dict[str, Array]:
     return {name: of(name, stream) for name, stream in streams.items()}
 
 
-def corners(tied: float = 0.5, given: float = 0.4, absent: float = 0.1) -> Together:
+def corners(tied: float = 0.7, given: float = 0.5, absent: float = 0.3) -> Together:
     """Independent levels, and the corners of their cube, where samplers walk but few levels fall.
 
-    With probability `tied`, all streams that are drawn are at one level, as they are while being drawn; with
-    probability `given`, some of them are clean, but not all; with probability `absent`, some are pure noise. The three
-    are independent of each other.
+    With probability `tied`, all streams that are drawn are at one level, as they are while being drawn: one that any of
+    them might have alone. With probability `given`, some of them are clean, but not all; with probability `absent`,
+    some are pure noise. The three are independent of each other.
     """
 
     def together(key: Array, streams: Streams, n: int) -> dict[str, Array]:
         drawn = [name for name, stream in streams.items() if stream.head is not None]
         t = independent(key, streams, n)
-        level, tie, *subsets = jax.random.split(jax.random.fold_in(key, 0), 4)
-        shared, tie = stratified(level, n), stratified(tie, n) < tied
+        level, whose, tie, *subsets = jax.random.split(jax.random.fold_in(key, 0), 5)
+        any_of, u = jax.random.randint(whose, n, 0, len(drawn)), stratified(level, n)
+        shared = jnp.choose(any_of, [streams[name].levels(u) for name in drawn], mode="clip")
+        tie = stratified(tie, n) < tied
         clean, gone = (_some(key, rate, n, len(drawn)) for key, rate in zip(subsets, (given, absent), strict=True))
         for i, name in enumerate(drawn):
-            here = jnp.where(align(tie, t[name]), align(streams[name].levels(shared), t[name]), t[name])
+            here = jnp.where(align(tie, t[name]), align(shared, t[name]), t[name])
             here = jnp.where(align(gone[:, i], here), 1.0, here)
             t[name] = jnp.where(align(clean[:, i], here), 0.0, here)
         return t

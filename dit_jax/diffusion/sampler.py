@@ -39,16 +39,34 @@ def sample(
     grid: grids.Grid = grids.uniform,
     start: Sample | None = None,
     prefix: dict[str, int] | None = None,
+    first: Iterable[str] = (),
 ) -> Sample:
     """Draw samples 0 ... num - 1 of a key: {name: [num, *shape]}.
 
     given: {name: [num, *shape]} clean values of some streams; of those in prefix {name: number of groups}, only the
     first groups are. Streams that can be drawn are drawn together, and any other is marginalised out. start: {name:
-    [num, *shape]} what drawn streams are at t = 1, instead of their prior: text of which some is known, say.
+    [num, *shape]} what drawn streams are at t = 1, instead of their prior: text of which some is known, say. first:
+    streams that are drawn before the others (see `in_turn`).
     """
-    schedule = grids.rows(streams, given or {}, steps, shift, grid, prefix)
     keys = example_keys(key, jnp.arange(num))
-    return walk(predict, streams, keys, given or {}, schedule, solver, guidance, start)
+
+    def draw(given, drawn):
+        schedule = grids.rows(streams, given, steps, shift, grid, prefix, drawn)
+        return walk(predict, streams, keys, given, schedule, solver, guidance, start)
+
+    return in_turn(draw, given or {}, first)
+
+
+def in_turn(draw: Callable[[Sample, Iterable[str] | None], Sample], given: Sample, first: Iterable[str]) -> Sample:
+    """Draw the streams in `first` one by one, each given what there is by then, and at last all others given these.
+
+    p(a, b) = p(a) p(b | a), where guidance leads b towards the a that was drawn, as if it had been given. draw: (what
+    is given, the names of those to draw or None for all that are left) -> sample.
+    """
+    for name in first:
+        if name not in given:
+            given = {**given, name: draw(given, [name])[name]}
+    return draw(given, None)
 
 
 def walk(

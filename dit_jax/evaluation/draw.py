@@ -17,7 +17,7 @@ from dit_jax.diffusion.gaussian import Gaussian
 from dit_jax.diffusion.interpolate import slerp
 from dit_jax.diffusion.keys import example_keys
 from dit_jax.diffusion.rollout import rollout
-from dit_jax.diffusion.sampler import climb, priors, walk
+from dit_jax.diffusion.sampler import climb, in_turn, priors, walk
 from dit_jax.diffusion.solvers import SOLVERS
 from dit_jax.diffusion.stream import Streams
 from dit_jax.network.dit import DiT
@@ -50,8 +50,14 @@ def draw(
     said = read_given(run.streams, how.given, how.num)
     given, known = ({name: value[rows] for name, value in part.items()} for part in (said.given, said.start))
     given |= examples or {}
-    if isinstance(scale := how.scale(), dict) and not scale.keys() <= given.keys():
-        raise ValueError(f"guidance = {how.guidance!r} is for streams that are given: {', '.join(given) or 'none'}")
+    leading = {*given, *how.first}
+    if isinstance(scale := how.scale(), dict) and not scale.keys() <= leading:
+        raise ValueError(f"guidance = {how.guidance!r} is for streams that are given: {', '.join(leading) or 'none'}")
+    able = [name for name, stream in run.streams.items() if stream.head is not None]
+    if not {*how.first} <= {*able}:
+        raise ValueError(f"first = {','.join(how.first)} should be some of the streams that are drawn: {', '.join(able)}")
+    if begun := [name for name in how.first if name in said.prefix]:
+        raise ValueError(f"first = {','.join(how.first)}: of {begun[0]} a part is given, so it is drawn with the others")
     longer = how.longer()
     if longer is not None and (longer[0] not in run.streams or known or start):
         raise ValueError(f"rollout = {how.rollout!r} is for one of {', '.join(run.streams)}, from noise or a prefix")
@@ -63,16 +69,19 @@ def draw(
         predict, *others = bind(params)
         keys, guidance = example_keys(key, rows), how.guide(*others)
 
-        def window(keys, given, prefix):
-            schedule = grids.rows(run.streams, given, how.steps, how.shift, grids.GRIDS[how.grid], prefix)
+        def window(keys, given, prefix, drawn=None):
+            schedule = grids.rows(run.streams, given, how.steps, how.shift, grids.GRIDS[how.grid], prefix, drawn)
             if guidance is None and blockwise(run.streams, schedule):
                 recall = functools.partial(run.model.recall, params[0])
                 return walk_cached(recall, run.streams, keys, given, schedule, SOLVERS[how.solver], start)
             return walk(predict, run.streams, keys, given, schedule, SOLVERS[how.solver], guidance, start)
 
-        if longer is None:
-            return window(keys, given, said.prefix)
-        return rollout(window, run.streams, keys, *longer, given, said.prefix)
+        def stage(given, drawn):
+            if longer is None or drawn is not None:
+                return window(keys, given, said.prefix, drawn)
+            return rollout(window, run.streams, keys, *longer, given, said.prefix)
+
+        return in_turn(stage, given, how.first)
 
     for these in equal_batches(how.num, how.batch, mesh):
         inputs = jax.tree.map(lambda values, these=these: values[these], (rows, given, known | (start or {})))

@@ -1,8 +1,12 @@
 """Sound: a waveform along time, in patches, without a codec (as in WavTTS, arXiv 2606.03455)."""
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from dit_jax.data.sound import read_wav, standardised
 from dit_jax.diffusion.gaussian import Gaussian
@@ -18,25 +22,54 @@ def audio(
     rate: int = 8000,
     process: Gaussian = Gaussian(),
     levels: Quantile = logit_normal(mean=0.8, std=0.8),
+    basis: str = "samples",
 ) -> Stream:
-    """A clip of `length` samples at `rate` Hz, [length, 1], as tokens of `patch` samples.
+    """A clip of `length` samples at `rate` Hz, [length, 1], as tokens of `patch` values in a basis of BASES.
 
     A clip has mean 0 and variance 1 over its length, so that a level of noise hides as much of every clip: how loud
-    it is, is not modelled.
+    it is, is not modelled. Every basis is orthonormal: noise is as white in it, and the loss the same.
     """
     grid = grid_shape((length,), (patch,))
+    if basis not in BASES:
+        raise ValueError(f"basis = {basis!r} does not exist; there are: {', '.join(BASES)}")
+    there, back = (functools.partial(turn, patch=patch) for turn in BASES[basis])
     return Stream(
         shape=(length, 1),
         process=process,
         levels=levels,
         positions=positions(grid, (TIME,)),
-        embed=lambda width, dtype, name: PatchEmbed((patch,), width, dtype, name=name),
-        head=lambda width, dtype, name: PatchHead((length, process.outputs), (patch,), dtype, name=name),
+        embed=lambda width, dtype, name: PatchEmbed((patch,), width, dtype, there, name=name),
+        head=lambda width, dtype, name: PatchHead((length, process.outputs), (patch,), dtype, back, name=name),
         read=lambda text: read(text, length, rate),
         show=show,
         save=lambda x, path: save(x, path, rate),
         features=lambda x: features(x, rate),
     )
+
+
+def mdct(x: Array, patch: int) -> Array:
+    """[B, length, C] -> [B, length, C]: each run of `patch` samples and the next, under a sine window, as `patch`
+    cosines (modified discrete cosine transform, Princen & Bradley 1986). The clip is a circle, so it is orthonormal."""
+    runs = x.reshape(len(x), -1, patch, x.shape[-1])
+    return jnp.einsum("brnc,nk->brkc", jnp.concatenate([runs, jnp.roll(runs, -1, 1)], 2), cosines(patch)).reshape(x.shape)
+
+
+def inverse_mdct(x: Array, patch: int) -> Array:
+    """The inverse of `mdct`: what a run's two halves alias, its neighbours cancel."""
+    halves = jnp.einsum("brkc,nk->brnc", x.reshape(len(x), -1, patch, x.shape[-1]), cosines(patch))
+    return (halves[:, :, :patch] + jnp.roll(halves[:, :, patch:], 1, 1)).reshape(x.shape)
+
+
+def cosines(patch: int) -> np.ndarray:
+    """[2 patch, patch]: the windowed cosines of `mdct`, one a column."""
+    n, k = np.arange(2 * patch)[:, None] + 0.5, np.arange(patch) + 0.5
+    return np.sqrt(2 / patch) * np.sin(np.pi * n / (2 * patch)) * np.cos(np.pi / patch * (n + patch / 2) * k)
+
+
+BASES: dict[str, tuple[Callable, Callable]] = {
+    "samples": (lambda x, patch: x, lambda x, patch: x),
+    "mdct": (mdct, inverse_mdct),
+}
 
 
 def read(text: str, length: int, rate: int) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Images and image-like latents: rows and columns of channels."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -66,28 +67,30 @@ def show(x: np.ndarray) -> np.ndarray:
 
 
 class PatchEmbed(nn.Module):
-    """[B, *shape, C] -> tokens [B, n, width]."""
+    """[B, *shape, C] -> tokens [B, n, width], of patches of what `into` makes of it."""
 
     patch: tuple[int, ...]
     width: int
     dtype: Any
+    into: Callable[[Array], Array] = lambda x: x
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         init = nn.initializers.xavier_uniform()
-        return nn.Dense(self.width, kernel_init=init, dtype=self.dtype, name="patches")(patchify(x, self.patch))
+        return nn.Dense(self.width, kernel_init=init, dtype=self.dtype, name="patches")(patchify(self.into(x), self.patch))
 
 
 class PatchHead(nn.Module):
-    """Tokens [B, n, width] -> [B, *shape], zero at initialisation."""
+    """Tokens [B, n, width] -> [B, *shape], zero at initialisation: what `back` makes of patches."""
 
     shape: tuple[int, ...]
     patch: tuple[int, ...]
     dtype: Any
+    back: Callable[[Array], Array] = lambda x: x
 
     @nn.compact
     def __call__(self, tokens: Array) -> Array:
         *size, channels = self.shape
         features = int(np.prod(self.patch)) * channels
         out = nn.Dense(features, kernel_init=nn.initializers.zeros, dtype=self.dtype, name="patches")(tokens)
-        return unpatchify(out, tuple(size), self.patch)
+        return self.back(unpatchify(out, tuple(size), self.patch))
