@@ -67,8 +67,8 @@ class Sample:
     channels: on how many of an image's, 0 for all. weak: a workdir whose newest checkpoint it leads away from, instead
     of from the same network without what is given. grid: how the levels of the steps are spaced (see
     diffusion/grids.py). first: streams that are drawn before the others, one by one, and then guide them as if they
-    had been given: ("name",). rollout: "clip=32:2", a stream that is to be that long, and the groups of it that each window
-    sees of the one before (see diffusion/rollout.py).
+    had been given: ("name",). rollout: "clip=32:2", a stream that is to be that long, and the groups of it that each
+    window sees of the one before (see diffusion/rollout.py).
     """
 
     every: int = 0

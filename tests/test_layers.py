@@ -2,6 +2,8 @@
 
 import ast
 import pathlib
+import subprocess
+import sys
 
 import pytest
 
@@ -77,6 +79,25 @@ def test_one_framework_is_enough(module):
     """torch reads published files in the one format that nothing else does."""
     allowed = {"dit_jax/pretrained/weights.py"} if module == "torch" else set()
     assert importers(module, FILES | SCRIPTS) <= allowed
+
+
+@pytest.mark.parametrize("script", [path.stem for path in SCRIPTS.values()])
+def test_training_and_sampling_load_no_other_framework(script, tmp_path):
+    """Not even where a dependency would, as tensorboardX does; torch and diffusers are installed with the tests."""
+    program = """if True:
+        import importlib, pathlib, sys
+        importlib.import_module(sys.argv[2])
+        from dit_jax.training.metrics import Writer
+        with Writer(pathlib.Path(sys.argv[1])) as writer:
+            writer.scalars(1, {"loss": 0.5})
+        print(sorted({"torch", "tensorflow", "transformers", "diffusers"} & sys.modules.keys()))
+        import torch
+        """
+    done = subprocess.run(
+        [sys.executable, "-c", program, tmp_path, script], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "[]"
+    assert list((tmp_path / "tensorboard").glob("events.*"))
 
 
 def test_a_file_has_a_name_that_says_what_is_in_it():

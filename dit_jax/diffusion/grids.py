@@ -74,7 +74,8 @@ def rows(
     known = {name: first.get(name, s.groups if name in given else 0) for name, s in streams.items()}
     wanted = {name for name, s in streams.items() if s.head is not None and (drawn is None or name in drawn)}
     # What is drawn in the same turn goes down together, for `steps` steps.
-    stages = np.unique(np.concatenate([[], *(np.broadcast_to(turns[k], streams[k].groups)[known[k] :] for k in wanted)]))
+    begins = {name: np.broadcast_to(turns[name], streams[name].groups)[known[name] :] for name in wanted}
+    stages = np.unique(np.concatenate([[], *begins.values()]))
     places = np.arange(steps * max(len(stages), 1) + 1)
 
     def row(name, stream):

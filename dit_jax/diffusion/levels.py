@@ -115,7 +115,7 @@ def corners(tied: float = 0.7, given: float = 0.5, absent: float = 0.3) -> Toget
         drawn = [name for name, stream in streams.items() if stream.head is not None]
         t = independent(key, streams, n)
         level, whose, tie, *subsets = jax.random.split(jax.random.fold_in(key, 0), 5)
-        any_of, u = jax.random.randint(whose, n, 0, len(drawn)), stratified(level, n)
+        any_of, u = jax.random.randint(whose, (n,), 0, len(drawn)), stratified(level, n)
         shared = jnp.choose(any_of, [streams[name].levels(u) for name in drawn], mode="clip")
         tie = stratified(tie, n) < tied
         clean, gone = (_some(key, rate, n, len(drawn)) for key, rate in zip(subsets, (given, absent), strict=True))

@@ -55,9 +55,9 @@ def draw(
         raise ValueError(f"guidance = {how.guidance!r} is for streams that are given: {', '.join(leading) or 'none'}")
     able = [name for name, stream in run.streams.items() if stream.head is not None]
     if not {*how.first} <= {*able}:
-        raise ValueError(f"first = {','.join(how.first)} should be some of the streams that are drawn: {', '.join(able)}")
+        raise ValueError(f"first = {','.join(how.first)} should be some of what is drawn: {', '.join(able)}")
     if begun := [name for name in how.first if name in said.prefix]:
-        raise ValueError(f"first = {','.join(how.first)}: of {begun[0]} a part is given, so it is drawn with the others")
+        raise ValueError(f"first = {','.join(how.first)}: {begun[0]} goes on from a given part, with all others")
     longer = how.longer()
     if longer is not None and (longer[0] not in run.streams or known or start):
         raise ValueError(f"rollout = {how.rollout!r} is for one of {', '.join(run.streams)}, from noise or a prefix")

@@ -51,7 +51,8 @@ def mdct(x: Array, patch: int) -> Array:
     """[B, length, C] -> [B, length, C]: each run of `patch` samples and the next, under a sine window, as `patch`
     cosines (modified discrete cosine transform, Princen & Bradley 1986). The clip is a circle, so it is orthonormal."""
     runs = x.reshape(len(x), -1, patch, x.shape[-1])
-    return jnp.einsum("brnc,nk->brkc", jnp.concatenate([runs, jnp.roll(runs, -1, 1)], 2), cosines(patch)).reshape(x.shape)
+    pairs = jnp.concatenate([runs, jnp.roll(runs, -1, 1)], 2)
+    return jnp.einsum("brnc,nk->brkc", pairs, cosines(patch)).reshape(x.shape)
 
 
 def inverse_mdct(x: Array, patch: int) -> Array:

@@ -77,7 +77,8 @@ class PatchEmbed(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         init = nn.initializers.xavier_uniform()
-        return nn.Dense(self.width, kernel_init=init, dtype=self.dtype, name="patches")(patchify(self.into(x), self.patch))
+        patches = patchify(self.into(x), self.patch)
+        return nn.Dense(self.width, kernel_init=init, dtype=self.dtype, name="patches")(patches)
 
 
 class PatchHead(nn.Module):

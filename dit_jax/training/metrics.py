@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,13 +12,14 @@ import numpy as np
 from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from tensorboardX import SummaryWriter
 
 
 class Writer:
     """Appends scalars to WORKDIR/metrics.jsonl and to TensorBoard event files beside it."""
 
     def __init__(self, workdir: Path):
+        with without("torch"):  # which it would import wherever there is one: seconds, for nothing
+            from tensorboardX import SummaryWriter
         self._workdir = workdir
         self._board = SummaryWriter(str(workdir / "tensorboard"), flush_secs=30)
 
@@ -39,6 +41,19 @@ class Writer:
 
     def __exit__(self, *_):
         self._board.close()
+
+
+@contextlib.contextmanager
+def without(module: str) -> Iterator[None]:
+    """What is imported here does as if this module, which nothing has imported yet, were not installed."""
+    if module in sys.modules:
+        yield
+        return
+    sys.modules[module] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules[module]
 
 
 class Meter:
