@@ -14,7 +14,7 @@ from dit_jax.evaluation.draw import draw, gather
 from dit_jax.evaluation.sheet import sheet
 from dit_jax.training.loop import train
 
-pytestmark = pytest.mark.usefixtures("quick")
+pytestmark = pytest.mark.usefixtures("quick", "alone")
 
 CONFIGS = sorted(path.stem for path in (Path(__file__).parent.parent / "configs").glob("*.py"))
 SMALL = {
@@ -24,6 +24,12 @@ SMALL = {
     "train": {"log_every": 2},
     "sample": {"num": 2, "batch": 2, "steps": 2, "every": 0},
 }
+
+
+@pytest.fixture
+def alone(monkeypatch):
+    """One device is enough here: that eight give the same is tests/test_step.py's, and takes their compiler's time."""
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
 
 
 def small(name: str, steps: int):
