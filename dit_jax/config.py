@@ -6,6 +6,7 @@ the schema: unknown keys, missing keys and wrong types are errors that name the 
 """
 
 import ast
+import dataclasses
 import inspect
 import json
 import types
@@ -31,7 +32,7 @@ from dit_jax.diffusion.schedules import SCHEDULES
 from dit_jax.diffusion.solvers import SOLVERS
 from dit_jax.diffusion.span import SPAN
 from dit_jax.diffusion.stream import Stream, Streams
-from dit_jax.network.dit import BLOCKS, REMAT, WEIGHTS, DiT
+from dit_jax.network.dit import BLOCKS, CHOICES, REMAT, WEIGHTS, DiT, frames
 from dit_jax.parallel.mesh import make_mesh
 from dit_jax.parallel.modes import MODES, jit_mode
 from dit_jax.run import Checkpoint, Data, Parallel, Run, Sample, Train
@@ -55,6 +56,8 @@ def _model(
     heads: int = 6,
     mlp_ratio: float = 4.0,
     block: str = "published",
+    attention: str = "full",
+    experts: str = "none",
     dtype: str = "float32",
     remat: str = "dots",
     unroll: int = 1,
@@ -62,15 +65,19 @@ def _model(
 ) -> DiT:
     _choose(REMAT, remat, "model.remat")
     _choose(dict.fromkeys(WEIGHTS), weights, "model.weights")
+    _choose(dict.fromkeys(CHOICES["attention"]), attention, "model.attention")
+    _choose(dict.fromkeys(CHOICES["experts"]), experts, "model.experts")
     if heads < 1 or width % heads:
         raise ConfigError(f"model.heads = {heads} does not divide model.width = {width}")
+    if attention == "factorised":
+        frames(streams, depth)
     return DiT(
         streams,
         width,
         depth,
         heads,
         mlp_ratio,
-        block=_choose(BLOCKS, block, "model.block"),
+        block=dataclasses.replace(_choose(BLOCKS, block, "model.block"), attention=attention, experts=experts),
         dtype=_choose({"float32": jnp.float32, "bfloat16": jnp.bfloat16}, dtype, "model.dtype"),
         remat=remat,
         unroll=unroll,

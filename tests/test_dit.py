@@ -17,8 +17,9 @@ import dit_jax as dj
 from dit_jax.diffusion.gaussian import Gaussian
 from dit_jax.diffusion.objective import total
 from dit_jax.diffusion.schedules import SCHEDULES
-from dit_jax.network.dit import BLOCKS, MODERN, PUBLISHED, REMAT, SIZES, DiTBlock, LevelEmbed
+from dit_jax.network.dit import BLOCKS, MODERN, PUBLISHED, REMAT, SIZES, DiTBlock, LevelEmbed, attend
 from dit_jax.network.tokens import patchify, positions, unpatchify
+from dit_jax.training.flops import matmul_flops
 
 pytestmark = pytest.mark.usefixtures("quick")
 
@@ -164,6 +165,85 @@ def test_the_published_block_is_its_equations():
     for (shift, scale, gate), layer in zip((modulation[:3], modulation[3:]), (attention, mlp), strict=True):
         x = x + gate * layer(norm(x) * (1 + scale) + shift)
     np.testing.assert_allclose(module.apply(params, *args)[0], x, atol=1e-4)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(jnp.float32, 1e-5), (jnp.bfloat16, 2e-2)])
+def test_attention_is_a_mean_of_values_in_shares_of_a_softmax(dtype, tolerance):
+    """Of tokens that are seen only, in NumPy and float64; scores of +-100 neither overflow nor vanish."""
+    rng = np.random.default_rng(0)
+    q, k, v = (jnp.asarray(scale * rng.normal(size=(2, n, 3, 4)), dtype) for n, scale in ((5, 10), (7, 10), (7, 1)))
+    seen = rng.random((5, 7)) < 0.6
+    seen[:, 0] = True
+    wide = [np.asarray(y, np.float64).transpose(0, 2, 1, 3) for y in (q, k, v)]
+    scores = np.where(seen, wide[0] @ wide[1].swapaxes(2, 3) / 2, -np.inf)
+    assert np.ptp(scores[:, :, seen]) > 150
+    shares = np.exp(scores - scores.max(-1, keepdims=True))
+    wanted = (shares / shares.sum(-1, keepdims=True) @ wide[2]).transpose(0, 2, 1, 3)
+    found = attend(q, k, v, jnp.asarray(seen))
+    assert found.dtype == dtype
+    np.testing.assert_allclose(np.asarray(found, np.float64), wanted, atol=tolerance)
+    np.testing.assert_array_equal(attend(q, k, v, None), attend(q, k, v, jnp.ones((5, 7), bool)))
+
+
+CLIP = {"clip": dj.streams.video((3, 4, 4, 1), patch=(1, 2, 2)), "label": LABEL}
+
+
+@every_block
+def test_experts_that_know_the_same_are_one(block):
+    """A network whose streams have weights of their own, all alike, is the network that shares them."""
+    model, params = network(block=block)
+    experts = dataclasses.replace(model, block=dataclasses.replace(block, experts="streams"))
+    shapes = jax.eval_shape(experts.init, jax.random.key(0))
+
+    def same(path, leaf):
+        names = [
+            part.key.removeprefix("image_").removeprefix("sound_") if "blocks" in str(path) else part.key
+            for part in path
+        ]
+        if "level_offset" in names:
+            return jnp.zeros(leaf.shape)
+        return functools.reduce(lambda tree, name: tree[name], names, params)
+
+    alike = jax.tree_util.tree_map_with_path(same, shapes)
+    x, t = sample_of(STREAMS)
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5),
+        apply(experts, alike, x, t),
+        apply(model, params, x, t),
+    )
+    count = lambda tree: sum(leaf.size for leaf in jax.tree.leaves(tree))
+    assert count(alike["params"]["blocks"]) > 1.5 * count(params["params"]["blocks"])
+
+
+@pytest.mark.parametrize("view", ["frame", "place"])
+def test_a_factorised_block_looks_along_a_frame_or_along_a_place(view):
+    """A token moves those that share its frame, or those that share its place in other frames, and no others."""
+    rng, (frame, place) = np.random.default_rng(0), np.divmod(np.arange(12), 4)
+    x, condition = (jnp.asarray(rng.normal(size=(1, n, width)), jnp.float32) for n, width in ((12, 24), (3, 6 * 24)))
+    module = DiTBlock(2, 4.0, MODERN, jnp.float32, (), view, 3)
+    params = filled(jax.eval_shape(lambda: module.init(jax.random.key(0), x, condition, frame, None)))
+    influence = jax.jacobian(lambda x: module.apply(params, x, condition, frame, None)[0][0].sum(-1))(x)[:, 0]
+    shared = {"frame": frame, "place": place}[view]
+    np.testing.assert_array_equal(np.any(np.asarray(influence) != 0, -1), np.equal.outer(shared, shared))
+
+
+def test_factorised_attention_is_cheaper_by_the_scores_that_it_leaves_out():
+    def flops(attention):
+        model = dj.DiT(CLIP, width=24, depth=2, heads=2, block=dataclasses.replace(MODERN, attention=attention))
+        x = {name: jax.ShapeDtypeStruct((1, *stream.shape), stream.process.dtype) for name, stream in CLIP.items()}
+        t = {name: jax.ShapeDtypeStruct((1,), jnp.float32) for name in CLIP}
+        return matmul_flops(model.apply, jax.eval_shape(model.init, jax.random.key(0)), x, t)
+
+    frames, places, width = 3, 4, 24
+    scores = lambda seen: 2 * 2 * frames * places * seen * width  # products with keys and with values
+    assert flops("full") - flops("factorised") == 2 * scores(frames * places) - scores(places) - scores(frames)
+
+
+def test_factorised_attention_is_for_frames_alone():
+    block = dataclasses.replace(MODERN, attention="factorised")
+    for streams, depth, what in ((STREAMS, 2, "image, sound"), (CLIP, 3, "depth = 3"), ({"image": IMAGE}, 2, "image")):
+        with pytest.raises(ValueError, match=what):
+            dj.DiT(streams, width=24, depth=depth, heads=2, block=block).init(jax.random.key(0))
 
 
 COUNTS = {"S": 32_963_360, "B": 130_512_416, "L": 458_102_816, "XL": 675_129_632}  # published, of patch 2

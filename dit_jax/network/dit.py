@@ -11,12 +11,14 @@ gathered to tokens; with one group it is exactly DiT's, at DiT's cost.
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from einops import rearrange
 from jax import Array
 
 from dit_jax.diffusion.stream import Streams, order
@@ -27,13 +29,14 @@ Now = tuple[str, int | Array]  # a stream, and which of its groups
 xavier = nn.initializers.xavier_uniform()
 zeros = nn.initializers.zeros
 
-
 CHOICES = {
     "norm": ("layer", "rms"),
     "mlp": ("gelu", "swiglu"),
     "positions": ("sincos", "rotary"),
     "modulation": ("own", "shared"),  # a modulation network in each block, or one for all
     "qk_norm": ("none", "rms", "layer"),
+    "attention": ("full", "factorised"),  # to all tokens, or to those of a frame and those of a place by turns
+    "experts": ("none", "streams"),  # the same weights for all tokens, or for those of each stream their own
 }
 
 
@@ -46,6 +49,8 @@ class Block:
     positions: str = "sincos"
     modulation: str = "own"
     qk_norm: str = "none"
+    attention: str = "full"
+    experts: str = "none"
     bias: bool = True
 
     def __post_init__(self):
@@ -88,7 +93,28 @@ def modulate(x: Array, shift: Array, scale: Array) -> Array:
 
 def dense(layer, features: int, name: str) -> nn.Dense:
     """A matrix product of a layer, as its block and its dtype say."""
-    return nn.Dense(features, use_bias=layer.block.bias, kernel_init=xavier, dtype=layer.dtype, name=name)
+    how = {"use_bias": layer.block.bias, "kernel_init": xavier, "dtype": layer.dtype, "dot_general": by_row}
+    return nn.Dense(features, **how, name=name)
+
+
+def by_row(x: Array, kernel: Array, *_, precision: Any = None) -> Array:
+    """[..., D] times [D, E], as one product of all rows: its gradient on CPU takes half the time."""
+    y = jnp.matmul(x.reshape(-1, x.shape[-1]), kernel, precision=precision)
+    return y.reshape(*x.shape[:-1], -1)
+
+
+def attend(q: Array, k: Array, v: Array, seen: Array | None) -> Array:
+    """What queries [B, n, heads, d] get from keys and values [B, N, heads, d], softmax in float32: [B, n, heads, d].
+
+    The exponentials are divided by their sum after the product with the values, where there is less to divide.
+    """
+    scores = jnp.einsum("bqhd,bkhd->bhqk", q, k, preferred_element_type=jnp.float32) * q.shape[-1] ** -0.5
+    if seen is not None:
+        scores = jnp.where(seen, scores, -jnp.inf)
+    shares = jnp.exp(scores - jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True)))
+    total = jnp.sum(shares, axis=-1)[..., None].swapaxes(1, 2)
+    y = jnp.einsum("bhqk,bkhd->bqhd", shares.astype(v.dtype), v, preferred_element_type=jnp.float32)
+    return (y / total).astype(v.dtype)
 
 
 class LevelEmbed(nn.Module):
@@ -122,15 +148,37 @@ class Uncertainty(nn.Module):
         return jnp.mean(jnp.where(t > 0, u, 0.0), axis=1)
 
 
+Parts = tuple[tuple[str, int], ...]  # the streams whose tokens have weights of their own, and how many tokens
+
+
+def expert(parts: Parts, layer: Callable[[str], Callable], name: str) -> Callable[[Array], Array]:
+    """layer(name) for all tokens [B, n, D], or layer("STREAM_name") for those of each part.
+
+    They meet in attention alone (MM-DiT, Esser et al. 2024; mixture of transformers, Liang et al. 2024).
+    """
+    if not parts:
+        return layer(name)
+    own, ends = [layer(f"{stream}_{name}") for stream, _ in parts], np.cumsum([count for _, count in parts])[:-1]
+    split = lambda x: zip(own, jnp.split(x, ends, axis=1), strict=True)
+    return lambda x: jnp.concatenate([apply(tokens) for apply, tokens in split(x)], axis=1)
+
+
+# Which of the tokens [B, g p, heads, d] of g frames attend to each other, as the rows that they are made.
+VIEWS = {"all": "b (g p) h d", "frame": "(b g) p h d", "place": "(b p) g h d"}
+
+
 class Attention(nn.Module):
     heads: int
     block: Block
     dtype: Any
+    parts: Parts = ()
+    view: str = "all"
+    frames: int = 1
 
     @nn.compact
     def __call__(self, x: Array, turn: tuple[Array, Array] | None, seen: Array | None, now: Array | None) -> Array:
         width = x.shape[-1]
-        q, k, v = jnp.split(dense(self, 3 * width, "qkv")(x), 3, axis=-1)
+        q, k, v = jnp.split(expert(self.parts, lambda name: dense(self, 3 * width, name), "qkv")(x), 3, axis=-1)
         q, k, v = (y.reshape(*y.shape[:-1], self.heads, width // self.heads) for y in (q, k, v))
         norm = NORMS[self.block.qk_norm]
         q, k = (norm(y.astype(jnp.float32)).astype(y.dtype) for y in (q, k))
@@ -141,8 +189,10 @@ class Attention(nn.Module):
             k, v = (jax.lax.dynamic_update_slice_in_dim(*pair, now, axis=1) for pair in zip(old, (k, v), strict=True))
         if self.is_mutable_collection("cache"):
             self.put_variable("cache", "keys_values", (k, v))
-        y = jax.nn.dot_product_attention(q, k, v, mask=None if seen is None else seen[None, None])
-        return dense(self, width, "out")(y.reshape(x.shape))
+        every, view = VIEWS["all"], VIEWS[self.view]
+        q, k, v = (rearrange(y, f"{every} -> {view}", g=self.frames) for y in (q, k, v))
+        y = rearrange(attend(q, k, v, seen), f"{view} -> {every}", g=self.frames, b=len(x))
+        return expert(self.parts, lambda name: dense(self, width, name), "out")(y.reshape(x.shape))
 
 
 class MLP(nn.Module):
@@ -154,7 +204,7 @@ class MLP(nn.Module):
     def __call__(self, x: Array) -> Array:
         width = x.shape[-1]
         if self.block.mlp == "swiglu":  # two thirds of the hidden width: three matrices cost what two did
-            hidden = round(self.ratio * width * 2 / 3)
+            hidden = -(-round(self.ratio * width * 2 / 3) // 64) * 64  # vector units like whole tiles
             gate, value = jnp.split(dense(self, 2 * hidden, "in")(x), 2, axis=-1)
             return dense(self, width, "out")(nn.silu(gate) * value)
         return dense(self, width, "out")(nn.gelu(dense(self, round(self.ratio * width), "in")(x), approximate=True))
@@ -167,6 +217,9 @@ class DiTBlock(nn.Module):
     mlp_ratio: float
     block: Block
     dtype: Any
+    parts: Parts = ()
+    view: str = "all"
+    frames: int = 1
 
     @nn.compact
     def __call__(self, x: Array, condition: Array, group, turn, seen=None, now=None) -> tuple[Array, None]:
@@ -180,10 +233,30 @@ class DiTBlock(nn.Module):
         chunks = jnp.split(to_tokens(condition, group).astype(x.dtype), 6, axis=-1)
         norm = NORMS[self.block.norm]
         shift, scale, gate = chunks[:3]
-        attention = Attention(self.heads, self.block, self.dtype, name="attention")
+        attention = Attention(self.heads, self.block, self.dtype, self.parts, self.view, self.frames, name="attention")
         x = x + gate * attention(modulate(norm(x), shift, scale), turn, seen, now)
         shift, scale, gate = chunks[3:]
-        x = x + gate * MLP(self.mlp_ratio, self.block, self.dtype, name="mlp")(modulate(norm(x), shift, scale))
+        mlp = expert(self.parts, lambda name: MLP(self.mlp_ratio, self.block, self.dtype, name=name), "mlp")
+        x = x + gate * mlp(modulate(norm(x), shift, scale))
+        return x, None
+
+
+class DiTPair(nn.Module):
+    """A block in which the tokens of each frame attend to each other, then one for the tokens of each place (Latte, Ma
+    et al. 2024): with F frames of P places, n (F + P) scores instead of n F P."""
+
+    heads: int
+    mlp_ratio: float
+    block: Block
+    dtype: Any
+    frames: int
+    parts: Parts = ()
+
+    @nn.compact
+    def __call__(self, x: Array, *others) -> tuple[Array, None]:
+        for view in ("frame", "place"):
+            sizes = self.heads, self.mlp_ratio, self.block, self.dtype, self.parts
+            x, _ = DiTBlock(*sizes, view, self.frames, name=view)(x, *others)
         return x, None
 
 
@@ -254,6 +327,9 @@ class DiT(nn.Module):
         group, ends = groups(spatial, told)
 
         condition = LevelEmbed(self.width, name="level_embed")(jnp.concatenate(list(told.values()), 1))
+        if self.block.experts == "streams":
+            whose = np.repeat(np.arange(len(told)), [levels.shape[1] for levels in told.values()])
+            condition = condition + self.param("level_offset", zeros, (len(told), self.width))[whose]
         for name in self.streams:
             if name not in spatial:
                 condition = condition + embedded[name][:, None]
@@ -284,18 +360,25 @@ class DiT(nn.Module):
         if self.block.modulation == "shared":
             shared = nn.Dense(6 * self.width, kernel_init=zeros, dtype=self.dtype, name="modulation")
             condition = shared(nn.silu(condition))
-        block = DiTBlock
+        layer: Any = DiTBlock
+        depth = self.depth
+        made_of: dict[str, Any] = dict(heads=self.heads, mlp_ratio=self.mlp_ratio, block=self.block, dtype=self.dtype)
+        if self.block.experts == "streams":
+            counts = {name: len(s.positions) for name, s in self.streams.items() if s.positions is not None}
+            made_of["parts"] = tuple(counts.items()) if now is None else ((now[0], place(self.streams, *now)[1]),)
+        if self.block.attention == "factorised":
+            layer, depth, made_of["frames"] = DiTPair, depth // 2, frames(self.streams, depth)
         if REMAT[self.remat] is not None:
-            block = nn.remat(block, policy=REMAT[self.remat], prevent_cse=False)
+            layer = nn.remat(layer, policy=REMAT[self.remat], prevent_cse=False)
         stack = nn.scan(
-            block,
+            layer,
             variable_axes={"params": 0, "cache": 0},
             split_rngs={"params": True},
             in_axes=(nn.broadcast,) * 5,
-            length=self.depth,
+            length=depth,
             unroll=self.unroll,
         )
-        layers = stack(self.heads, self.mlp_ratio, self.block, self.dtype, name="blocks")
+        layers = stack(**made_of, name="blocks")
         if now is None:
             return layers(tokens, condition, group, turn, seen, None)[0]
         first, size = place(self.streams, *now)
@@ -313,6 +396,16 @@ def groups(spatial: dict[str, np.ndarray], told: dict[str, Array]) -> tuple[np.n
         group.append(first + np.repeat(np.arange(count), len(position) // count))
         first += count
     return np.concatenate(group), np.cumsum([len(position) for position in spatial.values()])
+
+
+def frames(streams: Streams, depth: int) -> int:
+    """How many that factorised attention goes by. Raises ValueError where it has nothing to factorise."""
+    counts = {name: stream.groups for name, stream in streams.items() if stream.positions is not None}
+    if len(counts) != 1 or max(counts.values()) == 1:
+        raise ValueError(f"factorised attention is for one stream with frames alone, not for {', '.join(counts)}")
+    if depth % 2:
+        raise ValueError(f"depth = {depth} should be even: factorised attention takes blocks by twos")
+    return max(counts.values())
 
 
 def place(streams: Streams, name: str, group: int | Array) -> tuple[int | Array, int]:

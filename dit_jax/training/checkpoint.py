@@ -81,7 +81,7 @@ def restore(manager: ocp.CheckpointManager, abstract: State, config: dict) -> tu
             "further; choose another --workdir"
         )
     for section in ("streams", "model"):
-        if meta["config"][section] != config[section]:
+        if not _agree(meta["config"][section], config[section]):
             raise CheckpointError(
                 f"{manager.directory} holds another network: {section} was {meta['config'][section]} and is now "
                 f"{config[section]}; choose another --workdir, or go back to the old config"
@@ -106,6 +106,14 @@ def read_meta(manager: ocp.CheckpointManager) -> dict:
 def versions() -> dict[str, str]:
     """What is installed, of the packages that decide what a run computes."""
     return {name: importlib.metadata.version(name) for name in PACKAGES}
+
+
+def _agree(was: Any, now: Any) -> bool:
+    """Whether a part of a config is what it was, but for options that are newer than the checkpoint: what they change
+    shows in the parameters."""
+    if isinstance(was, dict) and isinstance(now, dict):
+        return was.keys() <= now.keys() and all(_agree(value, now[key]) for key, value in was.items())
+    return was == now
 
 
 def _read(manager: ocp.CheckpointManager, wanted: dict[str, Any]) -> tuple[int, dict, dict[str, Any]]:
