@@ -22,15 +22,17 @@ def get_config():
         "speech": stream("audio", length=5120, patch=128, rate=8000),
         "clip": stream("video", shape=(8, 16, 16, 1), patch=(1, 8, 8)),
     }
-    config.model.update(width=128, depth=4, heads=4, block="modern", remat="none", weights="learned")
+    config.model.update(width=128, depth=4, heads=4, block="modern", experts="streams", weights="learned")
     config.data.name = "joint_digits"
     config.data.batch_size = 32
     config.optimizer.name = "muon"
     config.optimizer.learning_rate = 4e-3
     config.optimizer.decay = "linear"
-    config.train.steps = 2500
+    config.train.steps = 12000
     config.train.levels = "corners"
     config.train.ema = 0.998
+    config.sample.first = ("name",)
+    config.sample.guidance = 2.0
     config.sample.num = 16
     config.sample.batch = 250
     config.sample.steps = 50

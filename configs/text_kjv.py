@@ -12,14 +12,14 @@ from dit_jax.config import default, stream
 def get_config():
     config = default()
     config.streams = {"text": stream("text", length=256)}
-    config.model.update(width=192, depth=6, heads=6, block="modern", remat="none")
+    config.model.update(width=192, depth=6, heads=6, block="modern")
     config.data.name = "kjv"
     config.data.batch_size = 16
     config.optimizer.name = "muon"
     config.optimizer.learning_rate = 4e-3
     config.optimizer.warmup = 100
     config.optimizer.decay = "linear"
-    config.train.steps = 6000
+    config.train.steps = 3600
     config.train.ema = 0.999
     config.sample.given = ("text=In the beginning*",)
     config.sample.num = 8

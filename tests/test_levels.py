@@ -1,6 +1,8 @@
 """Noise levels: the distributions training draws from, and the rows a sampler walks."""
 
+import collections
 import dataclasses
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -102,19 +104,25 @@ def test_levels_of_groups_are_of_three_kinds():
 
 
 def test_corners_have_the_mass_that_they_are_given():
-    n, rates = 20_000, {"tied": 0.5, "given": 0.4, "absent": 0.1}
+    n, tied, chance = 20_000, 0.5, {"given": 0.4, "drawn": 0.5, "absent": 0.1}
     streams = {name: stream(Gaussian()) for name in "abc"} | {"label": stream(Masked(3), dropout(), drawn=False)}
-    t = {name: np.asarray(values) for name, values in levels.corners(**rates)(KEY, streams, n).items()}
+    together = levels.corners(tied, chance["given"], chance["absent"])
+    t = {name: np.asarray(values) for name, values in together(KEY, streams, n).items()}
     drawn = np.stack([t[name] for name in "abc"], 1)
-    given, absent = drawn == 0, drawn == 1
-    assert np.mean(given.any(1)) == pytest.approx(rates["given"], abs=1e-4)
-    assert not given.all(1).any() and not absent.all(1).any()
-    untouched = ~given.any(1)
-    assert np.mean(absent[untouched].any(1)) == pytest.approx(rates["absent"], abs=0.01)
-    inside = drawn[untouched & ~absent.any(1)]
-    assert np.mean(np.ptp(inside, axis=1) == 0) == pytest.approx(rates["tied"], abs=0.02)
-    subsets, counts = np.unique(given[given.any(1)], axis=0, return_counts=True)
-    assert len(subsets) == 6 and stats.chisquare(counts).pvalue > 1e-3  # every part but none and all, alike
+    part = np.where(drawn == 0, "given", np.where(drawn == 1, "absent", "drawn"))
+    # One stream, any, is drawn, whatever its chance; the others are what chance makes them, each by itself.
+    expected = {
+        parts: n
+        / 3
+        * sum(np.prod([chance[p] for p in parts[:i] + parts[i + 1 :]]) * (parts[i] == "drawn") for i in range(3))
+        for parts in itertools.product(chance, repeat=3)
+    }
+    found = collections.Counter(map(tuple, part.tolist()))
+    assert not found.keys() - {parts for parts, count in expected.items() if count}
+    possible = [parts for parts, count in expected.items() if count]
+    assert stats.chisquare([found[p] for p in possible], [expected[p] for p in possible]).pvalue > 1e-3
+    inside = drawn[(part == "drawn").all(1)]
+    assert np.mean(np.ptp(inside, axis=1) == 0) == pytest.approx(tied, abs=0.02)
     assert all(stats.kstest(column, "uniform").pvalue > 1e-3 for column in inside.T)
     np.testing.assert_array_equal(t["label"], levels.independent(KEY, streams, n)["label"])
 

@@ -103,36 +103,29 @@ def independent(key: Array, streams: Streams, n: int) -> dict[str, Array]:
     return {name: of(name, stream) for name, stream in streams.items()}
 
 
-def corners(tied: float = 0.7, given: float = 0.5, absent: float = 0.3) -> Together:
+def corners(tied: float = 0.7, given: float = 0.35, absent: float = 0.25) -> Together:
     """Independent levels, and the corners of their cube, where samplers walk but few levels fall.
 
-    With probability `tied`, all streams that are drawn are at one level, as they are while being drawn: one that any of
-    them might have alone. With probability `given`, some of them are clean, but not all; with probability `absent`,
-    some are pure noise. The three are independent of each other.
+    Of the streams that can be drawn, one of each example, any, is drawn; each of the others is clean with probability
+    `given`, pure noise with probability `absent`, and else drawn as well. With probability `tied`, those that are drawn
+    are at one level, as they are while being drawn: one that any of all streams might have alone.
     """
 
     def together(key: Array, streams: Streams, n: int) -> dict[str, Array]:
-        drawn = [name for name, stream in streams.items() if stream.head is not None]
+        able = [name for name, stream in streams.items() if stream.head is not None]
         t = independent(key, streams, n)
-        level, whose, tie, *subsets = jax.random.split(jax.random.fold_in(key, 0), 5)
-        any_of, u = jax.random.randint(whose, (n,), 0, len(drawn)), stratified(level, n)
-        shared = jnp.choose(any_of, [streams[name].levels(u) for name in drawn], mode="clip")
-        tie = stratified(tie, n) < tied
-        clean, gone = (_some(key, rate, n, len(drawn)) for key, rate in zip(subsets, (given, absent), strict=True))
-        for i, name in enumerate(drawn):
+        level, whose, tie, one, *parts = jax.random.split(jax.random.fold_in(key, 0), 4 + len(able))
+        any_of, u = jax.random.randint(whose, (n,), 0, len(able)), stratified(level, n)
+        shared = jnp.choose(any_of, [streams[name].levels(u) for name in able], mode="clip")
+        tie, one = stratified(tie, n) < tied, jax.random.randint(one, (n,), 0, len(able))
+        for i, name in enumerate(able):
+            part, other = stratified(parts[i], n), one != i
             here = jnp.where(align(tie, t[name]), align(shared, t[name]), t[name])
-            here = jnp.where(align(gone[:, i], here), 1.0, here)
-            t[name] = jnp.where(align(clean[:, i], here), 0.0, here)
+            here = jnp.where(align(other & (part > 1 - absent), here), 1.0, here)
+            t[name] = jnp.where(align(other & (part < given), here), 0.0, here)
         return t
 
     return together
-
-
-def _some(key: Array, rate: float, n: int, count: int) -> Array:
-    """[n, count]: nothing but at a rate, and there a part that is neither empty nor the whole, all alike."""
-    happens, part = jax.random.split(key)
-    number = jax.random.randint(part, (n, 1), 1, 2**count - 1)
-    return (stratified(happens, n) < rate)[:, None] & (number >> jnp.arange(count)[None] & 1 == 1)
 
 
 # How the levels of several streams go together: (key, streams, n) -> {name: [n] or [n, G]}.
