@@ -148,10 +148,10 @@ def test_a_data_set_holds_its_text_and_the_merges_that_its_train_split_taught(pr
 @pytest.mark.parametrize(
     ("name", "merges", "complaint"),
     [
-        ("kjv_bpe", "1,1", "kjv_bpe has text of 20 merges, but streams.text.merges are 1 merges: set them to those in"),
-        ("kjv_bpe", "", "kjv_bpe has text of 20 merges, but streams.text.merges are no merges"),
-        ("kjv_bpe", "1,1 " * 20, "kjv_bpe has text of 20 merges, but streams.text.merges are others of 20 merges"),
-        ("kjv", "1,1", "kjv has text of no merges, but streams.text.merges are 1 merges"),
+        ("kjv_bpe", "1,1", "kjv_bpe has text of 20 merges, but streams.text.merges are 1: set them to those in"),
+        ("kjv_bpe", "", "kjv_bpe has text of 20 merges, but streams.text.merges are 0: set"),
+        ("kjv_bpe", "1,1 " * 20, "kjv_bpe has text of 20 merges, but streams.text.merges are other 20: set"),
+        ("kjv", "1,1", "kjv has text of 0 merges, but streams.text.merges are 1: set"),
     ],
 )
 def test_data_of_other_merges_are_refused(name, merges, complaint, prepared):

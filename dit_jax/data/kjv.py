@@ -41,10 +41,10 @@ class Kjv(tfds.core.GeneratorBasedBuilder):
 
 def read_splits() -> dict[str, bytes]:
     """The text of each split, one verse a line. Raises what read_verses does."""
-    texts = {"train": "", "test": ""}
+    verses: dict[str, list[str]] = {"train": [], "test": []}
     for book, verse in read_verses():
-        texts["test" if book in HELD_OUT else "train"] += f"{verse}\n"
-    return {split: text.encode("ascii") for split, text in texts.items()}
+        verses["test" if book in HELD_OUT else "train"].append(f"{verse}\n")
+    return {split: "".join(lines).encode("ascii") for split, lines in verses.items()}
 
 
 def in_pieces(tokens: np.ndarray, length: int) -> Iterator[tuple[int, dict]]:

@@ -153,12 +153,11 @@ def check_image(name: str, key: str, found_shape: tuple, found_codec: str, strea
 
 def check_merges(name: str, key: str, found: str, stream: Stream) -> None:
     """Compare tokens of a byte-pair encoding, or what has none, with their stream."""
-    if found != stream.codec:
-        has, wanted = (f"{len(merges.split())} merges" if merges else "no merges" for merges in (found, stream.codec))
-        other = "others of " if has == wanted else ""
+    if isinstance(stream.process, Masked) and found != stream.codec:
+        has, wanted = (len(merges.split()) for merges in (found, stream.codec))
         raise ValueError(
-            f"{name} has {key} of {has}, but streams.{key}.merges are {other}{wanted}: set them to those in the data "
-            "set's metadata.json, or choose another data set"
+            f"{name} has {key} of {has} merges, but streams.{key}.merges are {'other ' * (has == wanted)}{wanted}: set "
+            "them to those in the data set's metadata.json, if it has any, or choose another data set"
         )
 
 

@@ -146,8 +146,7 @@ def score(
     judge = ngram(train)
     bits, lengths = bound(run, params, mesh, how, name, tokens) * tokens.shape[1], np.array([*map(len, spell(tokens))])
     yield {"what": f"{len(test)} held-out texts, model", "scores": per_byte(bits, lengths)}
-    bits = judge(test)
-    scores = per_byte(bits.sum(1), np.full(*bits.shape))
+    scores = per_byte(judge(test).sum(1), np.full(len(test), test.shape[1]))
     yield {"what": f"{len(test)} held-out texts, 6-gram model", "scores": scores}
     for who, compress in COMPRESSORS.items():
         alone, after = compressed(compress, test, train)

@@ -82,7 +82,7 @@ def read(value: str, length: int, vocabulary: int, merges: bpe.Merges) -> np.nda
 
 def spell(rows: np.ndarray, pieces: Sequence[bytes]) -> list[bytes]:
     """[k, length] -> the k byte strings that they are, without what is hidden."""
-    return [b"".join(pieces[token] for token in row if token < len(pieces)) for row in rows]
+    return [b"".join(pieces[token] for token in row.tolist() if token < len(pieces)) for row in rows]
 
 
 def show(rows: np.ndarray, pieces: Sequence[bytes]) -> list[str]:
