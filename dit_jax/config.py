@@ -134,9 +134,15 @@ def _audio(
 
 
 def _text(
-    length: int, vocabulary: int = 256, levels: str = "uniform()", reveal: str = "ancestral", blocks: int = 1
+    length: int,
+    vocabulary: int = 256,
+    levels: str = "uniform()",
+    reveal: str = "ancestral",
+    blocks: int = 1,
+    merges: str = "",
 ) -> Stream:
-    return text(length, vocabulary, _called(levels, LEVELS, "levels"), _choose(REVEALS, reveal, "reveal"), blocks)
+    how = _called(levels, LEVELS, "levels"), _choose(REVEALS, reveal, "reveal")
+    return text(length, vocabulary, *how, blocks, merges)
 
 
 def _past(above: Streams, of: str = "text") -> Stream:

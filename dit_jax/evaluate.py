@@ -3,7 +3,8 @@
 Judges that have seen real held-out data only look at samples: how often each stream shows the label that was asked for,
 and the Frechet distance of its features to held-out data. The same scores of the real training data stand beside them.
 Streams that are drawn together are scored together, and each part of them given the rest, taken from held-out data.
-Clips are held against exact physics, words are heard by a recogniser, and text without labels is scored in bits a byte.
+Clips are held against exact physics, words are heard by a recogniser, and text without labels is scored in bits a byte,
+its samples by a language model too.
 Writes WORKDIR/evaluation.json, with the protocol that made each score.
 """
 
@@ -22,7 +23,7 @@ from dit_jax.command import run_command
 from dit_jax.config import restore_run
 from dit_jax.data import audio_digits, pipeline, sources
 from dit_jax.diffusion.stream import Streams, in_data
-from dit_jax.evaluation import physics, speech, text
+from dit_jax.evaluation import language_model, physics, speech, text
 from dit_jax.evaluation.draw import draw, gather
 from dit_jax.evaluation.judge import Judge, described, scores, train_judges
 from dit_jax.run import Run
@@ -56,7 +57,9 @@ def main():
 def texts(run: Run, params, mesh, how) -> Iterator[Row]:
     """Scores of text that has no labels."""
     real = {split: whole(run, split, in_data(run.streams)) for split in ("train", "test")}
-    return text.score(run, params, mesh, how, real)
+    if missing := language_model.missing():
+        print(f"no language model reads what is drawn: {', '.join(missing)} not installed: {language_model.INSTALL}")
+    return text.score(run, params, mesh, how, real, reader=None if missing else language_model.load())
 
 
 def classes(run: Run, params, mesh, how) -> Iterator[Row]:

@@ -92,6 +92,39 @@ def test_what_is_shown_and_saved_is_what_was_read(tmp_path):
     assert text(3, 128).show(np.array([[128, 0, 65]])) == ["A"]
 
 
+# ---- Tokens of several bytes: th, "the", and "he " ----
+
+MERGES = "116,104 256,101 104,101 258,32"
+THE = 257
+
+
+@pytest.mark.parametrize(
+    ("said", "tokens"),
+    [
+        ("the *", [THE, 32, 260, 260, 260, 260]),
+        ("*the", [260, 260, 260, 260, 260, THE]),
+        ("t*he ", [116, 260, 260, 260, 260, 259]),
+        ("he th", [259, 256, 0, 0, 0, 0]),
+    ],
+)
+def test_a_gap_is_of_hidden_tokens_and_what_is_beside_it_is_encoded_by_itself(said, tokens):
+    assert text(6, merges=MERGES).read(said).tolist() == [tokens]
+
+
+def test_tokens_are_shown_saved_and_spelled_as_the_bytes_that_they_stand_for(tmp_path):
+    stream = text(6, merges=MERGES)
+    assert stream.show(stream.read("he the*")) == ["he the"]
+    assert stream.save(stream.read("the é")[0], tmp_path / "1").read_text(encoding="utf-8") == "the é"
+    assert stream.spell(np.array([[THE, 0, 260, 0xFF, 259, 260]])) == [b"the\0\xffhe "]
+
+
+def test_what_is_no_text_of_tokens_is_an_error_that_says_why():
+    with pytest.raises(ValueError, match="is 5 tokens long, and the text has 3"):
+        text(3, merges=MERGES).read("the the the")
+    with pytest.raises(ValueError, match="vocabulary = 128 should be 256"):
+        text(3, 128, merges=MERGES)
+
+
 # ---- The Bible ----
 
 
@@ -182,6 +215,39 @@ def tiny():
     return build(config)
 
 
+def test_an_untrained_model_pays_alike_for_every_token_and_bits_are_counted_by_the_byte():
+    config = json.loads(json.dumps(tiny().config))
+    config["streams"]["text"]["merges"] = MERGES
+    run = build(config)
+    params = run.model.init(jax.random.key(0))
+    texts = np.random.default_rng(0).integers(260, size=(10, 32)).astype(np.int32)
+    real = {split: {"text": texts} for split in ("train", "test")}
+    how = dataclasses.replace(run.sample, num=4, batch=8, steps=2)
+    row = next(evaluation.score(run, params, make_mesh(), how, real))
+    size = sum(map(len, run.streams["text"].spell(texts)))
+    assert size > texts.size
+    assert row["scores"]["bits_per_byte"] == pytest.approx(texts.size * np.log2(260) / size)
+    loss = run.streams["text"].process.loss(np.zeros((1, 32, 260)), texts[:1], np.ones(1))
+    assert loss.item() == pytest.approx(np.log(260))
+
+
+def test_bits_a_byte_are_those_of_all_texts_for_all_bytes_with_the_error_of_a_ratio():
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(50, 150, size=(2000, 100))
+    bits = 2 * lengths + 10 * rng.standard_normal(lengths.shape)
+    found = [evaluation.per_byte(*pair) for pair in zip(bits, lengths, strict=True)]
+    ratios = [scores["bits_per_byte"] for scores in found]
+    assert np.mean(ratios) == pytest.approx(2, abs=1e-3)
+    assert np.mean([scores["standard_error"] for scores in found]) == pytest.approx(np.std(ratios), rel=0.05)
+    assert evaluation.per_byte(np.array([3.0, 5.0]), np.array([4, 4])) == {"bits_per_byte": 1, "standard_error": 0.25}
+
+
+def test_texts_of_one_length_are_rows_and_others_are_cut_anew():
+    assert evaluation.in_rows([b"abc", b"def"]).tobytes() == b"abcdef"
+    rows = evaluation.in_rows([b"a", b"bcde", b"fg"])
+    assert rows.shape == (3, 2) and rows.tobytes() == b"abcdef"
+
+
 def test_a_bound_depends_on_neither_batch_nor_mesh():
     run, texts = tiny(), words(5)
     how, rng = dataclasses.replace(run.sample, batch=8), np.random.default_rng(0)
@@ -198,12 +264,22 @@ def test_scores_put_the_model_beside_its_rivals_and_samples_beside_real_text():
     run = tiny()
     how = dataclasses.replace(run.sample, num=4, batch=8, steps=2)
     real = {split: {"text": words(20, seed=seed)} for seed, split in enumerate(("train", "test"))}
+
+    def reader(texts):  # pays 1 bit for an "a" and 3 for anything else, and expects 2
+        size = np.array([*map(len, texts)])
+        return np.array([3 * len(text) - 2 * text.count(b"a") for text in texts]), 2 * size, size
+
     rows = {
         row["what"]: row["scores"]
-        for row in evaluation.score(run, run.model.init(jax.random.key(0)), make_mesh(), how, real)
+        for row in evaluation.score(run, run.model.init(jax.random.key(0)), make_mesh(), how, real, reader=reader)
     }
     bits = {what: scores["bits_per_byte"] for what, scores in rows.items() if "bits_per_byte" in scores}
     source = -np.sum(np.array([0.5, 0.2, 0.1, 0.2]) * np.log2([0.5, 0.2, 0.1, 0.2]))
     assert bits["20 held-out texts, model"] == pytest.approx(8)
     assert source < bits["20 held-out texts, 6-gram model"] < bits["20 held-out texts, gzip"] < 8
+    assert rows["4 samples"]["language_model_bits_per_byte"] > 2.5
+    alike = real["test"]["text"][[0, 5, 10, 15]]
+    paid = 3 - 2 * np.mean(alike == ord("a"))
+    assert rows["4 held-out texts"]["language_model_bits_per_byte"] == pytest.approx(paid)
+    assert rows["4 held-out texts"]["language_model_entropy_per_byte"] == 2
     assert rows["4 samples"]["judged_bits_per_byte"] > 5 > rows["4 held-out texts"]["judged_bits_per_byte"]

@@ -33,17 +33,24 @@ class Kjv(tfds.core.GeneratorBasedBuilder):
         )
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:
-        verses = list(read_verses())
-        texts = {
-            split: "".join(f"{verse}\n" for book, verse in verses if (book in HELD_OUT) == (split == "test"))
-            for split in ("train", "test")
-        }
-        return {split: self._generate_examples(text) for split, text in texts.items()}
+        return {split: self._generate_examples(text) for split, text in read_splits().items()}
 
-    def _generate_examples(self, text: str) -> Iterator[tuple[int, dict]]:
-        data = np.frombuffer(text.encode("ascii"), np.uint8)
-        for row, piece in enumerate(data[: len(data) // LENGTH * LENGTH].reshape(-1, LENGTH)):
-            yield row, {"text": piece}
+    def _generate_examples(self, text: bytes) -> Iterator[tuple[int, dict]]:
+        yield from in_pieces(np.frombuffer(text, np.uint8), LENGTH)
+
+
+def read_splits() -> dict[str, bytes]:
+    """The text of each split, one verse a line. Raises what read_verses does."""
+    verses: dict[str, list[str]] = {"train": [], "test": []}
+    for book, verse in read_verses():
+        verses["test" if book in HELD_OUT else "train"].append(f"{verse}\n")
+    return {split: "".join(lines).encode("ascii") for split, lines in verses.items()}
+
+
+def in_pieces(tokens: np.ndarray, length: int) -> Iterator[tuple[int, dict]]:
+    """Examples of `length` tokens each, one after another, without what is left at the end."""
+    for row, piece in enumerate(tokens[: len(tokens) // length * length].reshape(-1, length)):
+        yield row, {"text": piece}
 
 
 def read_verses() -> Iterator[tuple[str, str]]:

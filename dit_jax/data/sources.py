@@ -33,6 +33,7 @@ BUILDERS = {
     "fashion_mnist": "dit_jax.data.fashion_mnist",
     "joint_digits": "dit_jax.data.joint_digits",
     "kjv": "dit_jax.data.kjv",
+    "kjv_bpe": "dit_jax.data.kjv_bpe",
     "video_digits": "dit_jax.data.video_digits",
 }
 ENCODE = "--source=DIR --vae=FILE"  # any other name is that of latents, and this is what they are made of
@@ -127,8 +128,12 @@ def check_features(name: str, info: "DatasetInfo", streams: Streams) -> None:
         elif posteriors:
             *size, channels = feature.shape
             check_image(name, key, (*size, channels // 2), info.metadata["vae"], stream)
-        elif feature.shape != stream.shape:
-            raise ValueError(f"{name} has {key} of shape {feature.shape}, but streams.{key}.shape is {stream.shape}")
+        else:
+            check_merges(name, key, (info.metadata or {}).get("merges", {}).get(key, ""), stream)
+            if feature.shape != stream.shape:
+                raise ValueError(
+                    f"{name} has {key} of shape {feature.shape}, but streams.{key}.shape is {stream.shape}"
+                )
 
 
 def check_image(name: str, key: str, found_shape: tuple, found_codec: str, stream: Stream) -> None:
@@ -144,6 +149,16 @@ def check_image(name: str, key: str, found_shape: tuple, found_codec: str, strea
         raise ValueError(f"{name} has images of shape {found_shape}, but streams.{key}.shape is {shape}")
     if not codec and shape[-1] not in MODES:
         raise ValueError(f"images have 1 channel (grey) or 3 (RGB), but streams.{key}.shape is {shape}")
+
+
+def check_merges(name: str, key: str, found: str, stream: Stream) -> None:
+    """Compare tokens of a byte-pair encoding, or what has none, with their stream."""
+    if isinstance(stream.process, Masked) and found != stream.codec:
+        has, wanted = (len(merges.split()) for merges in (found, stream.codec))
+        raise ValueError(
+            f"{name} has {key} of {has} merges, but streams.{key}.merges are {'other ' * (has == wanted)}{wanted}: set "
+            "them to those in the data set's metadata.json, if it has any, or choose another data set"
+        )
 
 
 def check_classes(name: str, key: str, found: int, streams: Streams) -> None:

@@ -29,8 +29,9 @@ class Stream:
 
     read: text from the shell -> examples [k, *shape]. show: examples [k, *shape] -> what a person sees of each:
     pictures [k, height, width, 1 or 3] in 0 ... 255, or k words. save: (example [*shape], path without a suffix) -> the
-    file that it has written, for what is heard or moves. features: examples [k, *shape] -> [k, d], by which judges tell
-    them apart. codec: of latents, the sha256 of their VAE.
+    file that it has written, for what is heard or moves. spell: of text, examples [k, *shape] -> k byte strings, which
+    are exactly what they say. features: examples [k, *shape] -> [k, d], by which judges tell them apart. codec: of
+    latents, the sha256 of their VAE; of a byte-pair encoding, its merges.
     """
 
     shape: tuple[int, ...]
@@ -45,6 +46,7 @@ class Stream:
     read: Callable[[str], np.ndarray] | None = None
     show: Callable[[np.ndarray], np.ndarray | list[str]] | None = None
     save: Callable[[np.ndarray, Path], Path] | None = None
+    spell: Callable[[np.ndarray], list[bytes]] | None = None
     features: Callable[[np.ndarray], np.ndarray] | None = None
     codec: str = ""
 

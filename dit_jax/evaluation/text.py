@@ -1,8 +1,9 @@
-"""Scores of text in bits a byte: the model's bound on held-out text, beside compressors and an n-gram model, which is
-also the judge of what the model writes."""
+"""Scores of text in bits a byte, whatever its tokens: the model's bound on held-out text, beside compressors and an
+n-gram model, which is also a judge of what the model writes. A language model that has seen none of this is another."""
 
 import dataclasses
 import gzip
+import itertools
 import lzma
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -15,6 +16,7 @@ from jax.sharding import Mesh, NamedSharding
 from dit_jax.diffusion.keys import example_keys
 from dit_jax.diffusion.stream import order, with_copies
 from dit_jax.evaluation.draw import draw, equal_batches, gather
+from dit_jax.evaluation.language_model import Reader
 from dit_jax.parallel.mesh import BATCH, shardings
 from dit_jax.run import Run, Sample
 
@@ -100,28 +102,63 @@ def entropy(texts: np.ndarray) -> float:
     return float(-np.sum(share * np.log2(share)))
 
 
+def in_rows(texts: list[bytes]) -> np.ndarray:
+    """Texts, one after another, in as many rows of one length [n, L]: texts of one length as they are."""
+    joined, length = np.frombuffer(b"".join(texts), np.uint8), sum(map(len, texts)) // len(texts)
+    return joined[: len(texts) * length].reshape(len(texts), length)
+
+
+def per_byte(bits: np.ndarray, lengths: np.ndarray) -> dict[str, float]:
+    """Bits [n] of texts of so many bytes [n] -> all bits for all bytes, and the standard error of this over texts."""
+    ratio = bits.sum() / lengths.sum()
+    error = np.std(bits - ratio * lengths, ddof=1) / (np.sqrt(len(bits)) * lengths.mean())
+    return {"bits_per_byte": float(ratio), "standard_error": float(error)}
+
+
+def read_by(reader: Reader, sets: list[list[bytes]]) -> list[dict[str, float]]:
+    """Of each set of as many texts, the bits a byte that they cost a language model, and the entropy of its own choice
+    in their place. All are read at once, which is one program."""
+    bits, own, lengths = (part.reshape(len(sets), -1).sum(1) for part in reader([*itertools.chain(*sets)]))
+    names = "language_model_bits_per_byte", "language_model_entropy_per_byte"
+    return [dict(zip(names, map(float, pair), strict=True)) for pair in zip(bits / lengths, own / lengths, strict=True)]
+
+
 def score(
-    run: Run, params: Any, mesh: Mesh, how: Sample, real: dict[str, dict[str, np.ndarray]], name: str = "text"
+    run: Run,
+    params: Any,
+    mesh: Mesh,
+    how: Sample,
+    real: dict[str, dict[str, np.ndarray]],
+    name: str = "text",
+    reader: Reader | None = None,
 ) -> Iterator[dict[str, Any]]:
-    """Rows {"what", "scores"} of real {split: {name: [n, L]}} bytes, and of what the run draws, given nothing.
+    """Rows {"what", "scores"} of real {split: {name: [n, L]}} tokens, and of what the run draws, given nothing.
 
     Held-out text: the bits a byte that it costs the model and an n-gram model, each with the standard error over texts,
     and compressors. Samples: the bits a byte that they cost the n-gram model, and the entropy of their words, which
-    says whether they are cheap only because they repeat themselves; beside as many held-out texts.
+    says whether they are cheap only because they repeat themselves; and if there is a language model that reads them,
+    the bits a byte that they cost it, and the entropy of what it would write in their place. Beside as many held-out
+    texts.
     """
-    train, test = (real[split][name] for split in ("train", "test"))
+    spell: Any = run.streams[name].spell
+    tokens = real["test"][name]
+    train, test = (in_rows(spell(real[split][name])) for split in ("train", "test"))
     judge = ngram(train)
-    for who, costs in (("model", bound(run, params, mesh, how, name, test)), ("6-gram model", judge(test).mean(1))):
-        error = costs.std(ddof=1) / np.sqrt(len(costs))
-        scores = {"bits_per_byte": float(costs.mean()), "standard_error": float(error)}
-        yield {"what": f"{len(test)} held-out texts, {who}", "scores": scores}
+    bits, lengths = bound(run, params, mesh, how, name, tokens) * tokens.shape[1], np.array([*map(len, spell(tokens))])
+    yield {"what": f"{len(test)} held-out texts, model", "scores": per_byte(bits, lengths)}
+    scores = per_byte(judge(test).sum(1), np.full(len(test), test.shape[1]))
+    yield {"what": f"{len(test)} held-out texts, 6-gram model", "scores": scores}
     for who, compress in COMPRESSORS.items():
         alone, after = compressed(compress, test, train)
         scores = {"bits_per_byte": alone, "after_training_text": after}
         yield {"what": f"{len(test)} held-out texts, {who}", "scores": scores}
     how = dataclasses.replace(how, given=())
     drawn = gather(draw(run, params, mesh, how))[name]
-    alike = test[np.arange(len(drawn)) * len(test) // len(drawn)]
-    for what, texts, protocol in (("samples", drawn, dataclasses.asdict(how)), ("held-out texts", alike, {})):
-        scores = {"judged_bits_per_byte": float(judge(texts).mean()), "word_entropy": entropy(texts)}
+    alike = tokens[np.arange(len(drawn)) * len(tokens) // len(drawn)]
+    said = [spell(drawn), spell(alike)]
+    read: list[dict[str, float]] = [{}, {}] if reader is None else read_by(reader, said)
+    protocols = {"samples": dataclasses.asdict(how), "held-out texts": {}}
+    for (what, protocol), texts, costs in zip(protocols.items(), said, read, strict=True):
+        rows = in_rows(texts)
+        scores = {"judged_bits_per_byte": float(judge(rows).mean()), "word_entropy": entropy(rows), **costs}
         yield {"what": f"{len(texts)} {what}", **protocol, "scores": scores}

@@ -1,11 +1,13 @@
-"""Text: bytes, one masked token each."""
+"""Text: bytes, or tokens of a byte-pair encoding, masked one by one."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import flax.linen as nn
 import numpy as np
 
+from dit_jax.data import bpe
 from dit_jax.diffusion.levels import Quantile, apart, uniform
 from dit_jax.diffusion.masked import Masked, Reveal, ancestral
 from dit_jax.diffusion.stream import Stream
@@ -13,37 +15,51 @@ from dit_jax.network.tokens import TIME, positions
 
 
 def text(
-    length: int, vocabulary: int = 256, levels: Quantile = uniform(), reveal: Reveal = ancestral, blocks: int = 1
+    length: int,
+    vocabulary: int = 256,
+    levels: Quantile = uniform(),
+    reveal: Reveal = ancestral,
+    blocks: int = 1,
+    merges: str = "",
 ) -> Stream:
-    """`length` bytes below `vocabulary`; a shorter text is followed by NUL bytes, which are tokens like any other.
+    """`length` bytes below `vocabulary`, or as many tokens; a shorter text is followed by NUL bytes, which are tokens
+    like any other.
 
-    levels: if uniform, the loss is the bound. reveal: how a sampler shows bytes, such as a row of masked.REVEALS.
-    blocks: how many equal parts are drawn one after another, if there is a stream `past` of this one. Raises ValueError
-    for a vocabulary that bytes do not have, and for blocks that are not equal.
+    levels: if uniform, the loss is the bound. reveal: how a sampler shows tokens, such as a row of masked.REVEALS.
+    blocks: how many equal parts are drawn one after another, if there is a stream `past` of this one. merges: those of
+    a byte-pair encoding, as data/bpe.py writes them; each is a token more than the 256 bytes. Raises ValueError for a
+    vocabulary that bytes do not have, for merges of less than all bytes, and for blocks that are not equal.
     """
     if not 2 <= vocabulary <= 256:
         raise ValueError(f"vocabulary = {vocabulary} should be 2 ... 256: a token is a byte")
+    if merges and vocabulary < 256:
+        raise ValueError(f"vocabulary = {vocabulary} should be 256, to which merges add")
     if blocks < 1 or length % blocks:
         raise ValueError(f"blocks = {blocks} should divide length = {length}")
+    pairs = bpe.read(merges)
+    tokens = vocabulary + len(pairs)
+    pieces = bpe.pieces(pairs)[:tokens]
     return Stream(
         shape=(length,),
-        process=Masked(vocabulary, reveal),
+        process=Masked(tokens, reveal),
         levels=levels,
         positions=positions((length,), (TIME,)),
         embed=lambda width, dtype, name: nn.Embed(
-            vocabulary + 1, width, embedding_init=nn.initializers.normal(0.02), name=name
+            tokens + 1, width, embedding_init=nn.initializers.normal(0.02), name=name
         ),
-        head=lambda width, dtype, name: nn.Dense(vocabulary, kernel_init=nn.initializers.zeros, dtype=dtype, name=name),
+        head=lambda width, dtype, name: nn.Dense(tokens, kernel_init=nn.initializers.zeros, dtype=dtype, name=name),
         groups=blocks,
         across=apart,
-        read=lambda value: read(value, length, vocabulary),
-        show=lambda tokens: show(tokens, vocabulary),
-        save=lambda tokens, path: save(tokens, path, vocabulary),
+        read=lambda value: read(value, length, vocabulary, pairs),
+        show=lambda rows: show(rows, pieces),
+        save=lambda row, path: save(row, path, pieces),
+        spell=lambda rows: spell(rows, pieces),
+        codec=merges,
     )
 
 
-def read(value: str, length: int, vocabulary: int = 256) -> np.ndarray:
-    """'seven' -> its bytes [1, length]; 'In the beginning*' -> with all that is left in the place of * hidden.
+def read(value: str, length: int, vocabulary: int, merges: bpe.Merges) -> np.ndarray:
+    """'seven' -> its tokens [1, length]; 'In the beginning*' -> with all that is left in the place of * hidden.
 
     One * is a gap, at the end, in front or in the middle, and a backslash before it makes it an asterisk. '@FILE' is
     what the file says, in the same way. Raises ValueError for a text that is too long, has two gaps or bytes outside
@@ -51,24 +67,31 @@ def read(value: str, length: int, vocabulary: int = 256) -> np.ndarray:
     """
     said = Path(value[1:]).expanduser().read_bytes() if value.startswith("@") else value.encode()
     parts = [part.replace(rb"\*", b"*") for part in re.split(rb"(?<!\\)\*", said)]
-    known, most = np.frombuffer(b"".join(parts), np.uint8), max(b"".join(parts), default=0)
+    tokens, most = [bpe.encode(part, merges) for part in parts], max(b"".join(parts), default=0)
+    known, hidden = np.concatenate(tokens), vocabulary + len(merges)
     if len(parts) > 2:
         raise ValueError(rf"{value!r} has {len(parts) - 1} gaps, and may have one *; an asterisk is \*")
     if len(known) > length:
-        raise ValueError(f"{value!r} is {len(known)} bytes long, and the text has {length}: shorten it")
+        unit = "tokens" if merges else "bytes"
+        raise ValueError(f"{value!r} is {len(known)} {unit} long, and the text has {length}: shorten it")
     if most >= vocabulary:
         raise ValueError(f"{value!r} has the byte {most}, but the text's bytes are 0 ... {vocabulary - 1}")
     left = length - len(known)
-    return np.insert(known.astype(np.int32), [len(parts[0])] * left, vocabulary if len(parts) == 2 else 0)[None]
+    return np.insert(known, [len(tokens[0])] * left, hidden if len(parts) == 2 else 0)[None]
 
 
-def show(tokens: np.ndarray, vocabulary: int = 256) -> list[str]:
+def spell(rows: np.ndarray, pieces: Sequence[bytes]) -> list[bytes]:
+    """[k, length] -> the k byte strings that they are, without what is hidden."""
+    return [b"".join(pieces[token] for token in row.tolist() if token < len(pieces)) for row in rows]
+
+
+def show(rows: np.ndarray, pieces: Sequence[bytes]) -> list[str]:
     """[k, length] -> k texts, without NUL bytes and what is hidden, and with a mark for bytes that are not UTF-8."""
-    return [bytes(row[(row > 0) & (row < vocabulary)].tolist()).decode(errors="replace") for row in tokens]
+    return [said.replace(b"\0", b"").decode(errors="replace") for said in spell(rows, pieces)]
 
 
-def save(tokens: np.ndarray, path: Path, vocabulary: int = 256) -> Path:
+def save(row: np.ndarray, path: Path, pieces: Sequence[bytes]) -> Path:
     """Write [length] as PATH.txt."""
     file = Path(f"{path}.txt")
-    file.write_text(show(tokens[None], vocabulary)[0], encoding="utf-8")
+    file.write_text(show(row[None], pieces)[0], encoding="utf-8")
     return file
