@@ -1,11 +1,16 @@
 """Drum hits of six kinds from seven kits: 0.51 s at 16 kHz, as raw waveforms in 64 tokens of 8 ms.
 
-On Debian and Ubuntu:
-apt install hydrogen-drumkits
+apt install hydrogen-drumkits  # on Debian and Ubuntu
 pip install soundfile==0.14.0
 python -m dit_jax.prepare audio_drums
 python train.py --config=configs/audio_drums.py --workdir=runs/audio_drums
-python sample.py --workdir=runs/audio_drums --given=label=0 --num=8
+python sample.py --workdir=runs/audio_drums --given=label=0,1,2,3,4,5 --num=12  # kick, snare, tom, hat, cymbal, clap
+
+It has not been trained at length: a run was stopped after 1,300 updates. Its checkpoint after 1,000, less than 5 min of
+one core, draws hits of which a judge of the other six kits knows 67 %, with guidance 2 78 %, where it knows 96.0 % of
+the real ones; Frechet distance 112 and 131, where the real train split has 61 (commit c12f12c, 2026-11-24,
+`python -m dit_jax.evaluate --workdir=runs/audio_drums --num=240 --guidance=1,2 --steps=25`). Kicks and toms click where
+patches meet, which --config.streams.sound.basis=mdct might cure; it has not been tried.
 """
 
 from dit_jax.config import default, stream
