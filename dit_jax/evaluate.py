@@ -1,7 +1,7 @@
 """Score a run: python -m dit_jax.evaluate --workdir=runs/digits
 
 Judges that have seen real held-out data only look at samples: how often each stream shows the label that was asked for,
-and the Frechet distance of its features to held-out data. The same scores of the real training data stand beside them.
+and the Frechet distance of its features to held-out data. The same scores of all other real data stand beside them.
 Streams that are drawn together are scored together, and each part of them given the rest, taken from held-out data.
 Clips are held against exact physics, words are heard by a recogniser, and text without labels is scored in bits a byte,
 its samples by a language model too.
@@ -64,11 +64,10 @@ def texts(run: Run, params, mesh, how) -> Iterator[Row]:
 
 def classes(run: Run, params, mesh, how) -> Iterator[Row]:
     """Scores of data with labels: of real examples, of samples, and of samples of which some streams are given."""
-    streams = in_data(run.streams)
+    streams, info = in_data(run.streams), sources.find(run.data.name, run.data.dir).info
     if "label" not in streams:
-        features = sources.find(run.data.name, run.data.dir).info.features
-        streams = {**streams, "label": label(features["label"].num_classes)}
-    train, test = (whole(run, split, streams) for split in ("train", "test"))
+        streams = {**streams, "label": label(info.features["label"].num_classes)}
+    test = whole(run, "test", streams)
     judges, held_out = train_judges(run.streams, test, test["label"]), described(run.streams, test)
     measures = MEASURES.get(run.data.name, [])
 
@@ -78,7 +77,9 @@ def classes(run: Run, params, mesh, how) -> Iterator[Row]:
             result |= measure(judges, sample, labels)
         return result
 
-    yield {"what": "real training data", "scores": found(judges, train, train["label"])}
+    for split in ("train", *sorted(info.splits.keys() - {"train", "test"})):
+        real = whole(run, split, streams)
+        yield {"what": f"real data, {split} split", "scores": found(judges, real, real["label"])}
 
     turns = np.arange(how.num)
     asked = (turns % (test["label"].max() + 1)).astype(np.int32)

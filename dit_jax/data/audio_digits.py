@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from dit_jax.data.building import preparer
-from dit_jax.data.sound import read_wav, resample, standardised
+from dit_jax.data.sound import onset, read_wav, resample, standardised
 
 WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 RATE, LENGTH = 8000, 5120  # 0.64 s
@@ -74,10 +74,8 @@ def recorded() -> Iterator[tuple[int, np.ndarray]]:
 
 
 def clip(samples: np.ndarray) -> np.ndarray:
-    """Samples -> float32 [LENGTH, 1], standardised, from 10 ms before the first one above 2 % of the loudest."""
-    loud = np.abs(samples) > 0.02 * np.abs(samples).max()
-    start = max(0, int(np.argmax(loud)) - RATE // 100)
-    return standardised(samples[start : start + LENGTH], LENGTH)
+    """Samples -> float32 [LENGTH, 1], standardised, from the onset."""
+    return standardised(samples[onset(samples, RATE) :][:LENGTH], LENGTH)
 
 
 def speaker() -> Callable[[str, str, int, int], np.ndarray]:

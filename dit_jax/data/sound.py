@@ -1,4 +1,4 @@
-"""Recorded sound: WAV files of any rate and number of channels to clips of one length and rate."""
+"""Recorded sound: files of any rate and number of channels to clips of one length and rate."""
 
 import math
 import os
@@ -23,12 +23,28 @@ def read_wav(file: str | os.PathLike, rate: int) -> np.ndarray:
     return resample((samples.astype(np.float64) - middle).reshape(len(samples), -1).mean(1), found, rate)
 
 
+def read_sound(file: str | os.PathLike, rate: int) -> np.ndarray:
+    """Like `read_wav`, for FLAC, AIFF and whatever else libsndfile reads. Raises ValueError if soundfile is missing."""
+    try:
+        import soundfile
+    except ImportError:
+        raise ValueError("reading FLAC and AIFF needs libsndfile: pip install soundfile==0.14.0") from None
+    samples, found = soundfile.read(file, always_2d=True)
+    return resample(samples.mean(1), found, rate)
+
+
 def resample(samples: np.ndarray, rate: int, wanted: int) -> np.ndarray:
     """[..., n] at `rate` Hz -> [..., n wanted / rate] at `wanted` Hz, by a polyphase filter that lets no alias in."""
     from scipy.signal import resample_poly
 
     common = math.gcd(rate, wanted)
     return resample_poly(samples, wanted // common, rate // common, axis=-1)
+
+
+def onset(samples: np.ndarray, rate: int) -> int:
+    """Where a sound begins: 10 ms before the first of samples [n] above 2 % of the loudest, or at once."""
+    loud = np.abs(samples) > 0.02 * np.abs(samples).max()
+    return max(0, int(np.argmax(loud)) - rate // 100)
 
 
 def standardised(samples: np.ndarray, length: int) -> np.ndarray:

@@ -28,6 +28,7 @@ MEMORY_LIMIT = 256 * 2**20  # bytes; Fashion-MNIST's train split takes 188 MB
 # Data sets that `python -m dit_jax.prepare` can build: the module that has the builder's prepare(data_dir).
 BUILDERS = {
     "audio_digits": "dit_jax.data.audio_digits",
+    "audio_drums": "dit_jax.data.audio_drums",
     "digits": "dit_jax.data.digits",
     "emoji": "dit_jax.data.emoji",
     "fashion_mnist": "dit_jax.data.fashion_mnist",

@@ -1,0 +1,37 @@
+"""Drum hits of six kinds from seven kits: 0.51 s at 16 kHz, as raw waveforms in 64 tokens of 8 ms.
+
+apt install hydrogen-drumkits  # on Debian and Ubuntu
+pip install soundfile==0.14.0
+python -m dit_jax.prepare audio_drums
+python train.py --config=configs/audio_drums.py --workdir=runs/audio_drums
+python sample.py --workdir=runs/audio_drums --given=label=0,1,2,3,4,5 --num=12  # kick, snare, tom, hat, cymbal, clap
+
+It has not been trained at length: a run was stopped after 1,300 updates. Its checkpoint after 1,000, less than 5 min of
+one core, draws hits of which a judge of the other six kits knows 67 %, with guidance 2 78 %, where it knows 96.0 % of
+the real ones; Frechet distance 112 and 131, where the real train split has 61 (commit c12f12c, 2026-11-24,
+`python -m dit_jax.evaluate --workdir=runs/audio_drums --num=240 --guidance=1,2 --steps=25`). Kicks and toms click where
+patches meet, which --config.streams.sound.basis=mdct might cure; it has not been tried.
+"""
+
+from dit_jax.config import default, stream
+
+
+def get_config():
+    config = default()
+    config.streams = {
+        "sound": stream("audio", length=8192, patch=128, rate=16000),
+        "label": stream("label", classes=6),
+    }
+    config.model.update(width=128, depth=4, heads=4, block="modern")
+    config.data.name = "audio_drums"
+    config.data.batch_size = 32
+    config.optimizer.name = "muon"
+    config.optimizer.learning_rate = 4e-3
+    config.optimizer.decay = "linear"
+    config.train.steps = 2000
+    config.train.ema = 0.998
+    config.sample.given = ("label=all",)
+    config.sample.num = 60
+    config.sample.batch = 250
+    config.sample.guidance = 2.0
+    return config
