@@ -212,7 +212,7 @@ def test_real_clips_obey_physics(frames, known):
 def test_the_data_set_is_every_digit_of_its_split_in_exact_motion(tmp_path, monkeypatch):
     from sklearn.datasets import load_digits
 
-    monkeypatch.setattr(video_digits, "EACH", 1)
+    monkeypatch.setattr(video_digits, "EACH", {"train": 1, "test": 1})
     video_digits.prepare(tmp_path)
     streams, digits = {"clip": video((FRAMES, 16, 16, 1)), "label": dj.streams.label(10)}, load_digits()
     for first, split in enumerate(("train", "test")):
