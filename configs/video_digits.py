@@ -18,17 +18,17 @@ from dit_jax.config import default, stream
 def get_config():
     config = default()
     config.streams = {
-        "clip": stream("video", shape=(8, 16, 16, 1), patch=(1, 8, 8)),
+        "clip": stream("video", shape=(8, 16, 16, 1), patch=(1, 4, 4)),
         "label": stream("label", classes=10),
     }
-    config.model.update(width=128, depth=4, heads=4, block="modern", remat="none")
+    config.model.update(width=128, depth=4, heads=4, block="modern")
     config.data.name = "video_digits"
-    config.data.batch_size = 32
+    config.data.batch_size = 16
     config.optimizer.name = "muon"
     config.optimizer.learning_rate = 4e-3
     config.optimizer.decay = "linear"
-    config.train.steps = 6000
-    config.train.ema = 0.998
+    config.train.steps = 12_000
+    config.train.ema = 0.999
     config.sample.given = ("label=all",)
     config.sample.num = 100
     config.sample.batch = 100
