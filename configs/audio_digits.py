@@ -5,7 +5,7 @@ python train.py --config=configs/audio_digits.py --workdir=runs/audio_digits
 
 One core of a busy machine, 33 min: label agreement 97.6 %, with guidance 2 99.6 %, where a judge of held-out voices
 sees 99.7 % in the real clips; pocketsphinx understands 81 %, with guidance 2 87 %, and 70 % of the real clips (8 kHz is
-little for it); Frechet distance 78.8 and 83.3, where the real train split has 25.9 (commit 766fb26, 2026-11-24,
+little for it); Frechet distance 78.8 and 83.3, where the real train split has 25.9 (commit 45c7b5b, 2026-11-24,
 `python -m dit_jax.evaluate --workdir=runs/audio_digits --num=500 --guidance=1,2`).
 
 Of ten recordings of a woman's voice, the split recorded, the judge knows 6 and pocketsphinx 9 (LOG.md).

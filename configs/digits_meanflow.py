@@ -4,7 +4,7 @@ python train.py --config=configs/digits_meanflow.py --workdir=runs/digits_meanfl
 python sample.py --workdir=runs/digits_meanflow --steps=1 --out=runs/digits_meanflow/samples
 
 Two CPU cores, 3,000 updates: label agreement 96.3 % and Frechet distance 0.665 in one step, 99.0 % and 0.609 in two,
-98.7 % and 0.567 in four (commit ae6c692, 2026-11-24, `python -m dit_jax.evaluate --guidance=1 --steps=N`); the demo
+98.7 % and 0.567 in four (commit 45c7b5b, 2026-11-24, `python -m dit_jax.evaluate --guidance=1 --steps=N`); the demo
 takes 25. The network is told t and the span unscaled: it is differentiated by them, and a thousand times steeper
 embeddings do not train.
 """

@@ -1,8 +1,8 @@
 """python -m dit_jax.prepare NAME [--data_dir=DIR]: build a data set.
 
 python -m dit_jax.prepare imagenet256 --source=DIR --vae=FILE encodes a folder of images, with one subfolder a class, as
-latents; any name will do. The same command again goes on after the last complete shard. In a job of several processes,
-each encodes its share of the shards.
+latents; any name will do. The same command again goes on after the last complete shard. Of several processes that have
+initialised `jax.distributed`, which is not done here, each encodes its share of the shards; this is untested.
 """
 
 import argparse

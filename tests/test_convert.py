@@ -17,6 +17,7 @@ import torch
 from diffusers import DiTTransformer2DModel
 from safetensors.numpy import load_file, save_file
 
+from configs import imagenet256
 from dit_jax import convert
 from dit_jax.config import build, restore_run
 from dit_jax.diffusion.gaussian import Gaussian
@@ -189,10 +190,19 @@ def test_a_dit_without_a_variance_says_the_noise():
 # There and back -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", convert.KINDS)
-@pytest.mark.parametrize("layout", ["original", "diffusers"])
-def test_there_and_back_is_bitwise(layout, kind):
-    reference = published(**TINY)
+@pytest.mark.parametrize(
+    ("layout", "shape", "kind"),
+    [
+        *((layout, "tiny", kind) for layout in ("original", "diffusers") for kind in convert.KINDS),
+        ("original", "S/2", "sit"),
+        ("diffusers", "S/2", "dit"),
+        ("original", "XL/2 of two blocks", "dit"),
+        ("diffusers", "XL/2 of two blocks", "sit"),
+    ],
+)
+def test_there_and_back_is_bitwise(layout, shape, kind):
+    """Every bit of every weight, read as integers. The fixed table of positions is no weight: it is computed again."""
+    reference = published(**{"tiny": TINY, **SHAPES}[shape])
     layout, tensors = both_layouts(reference)[layout]
     model, params = network(kind, layout, tensors, reference.config)
     back = dit.store(layout, model, params)
@@ -486,6 +496,28 @@ def test_a_converted_run_is_sampled_from(runs, kind, dtype):
         dit.store(dit.ORIGINAL, run.model, params)["final_layer.linear.weight"],
         original(published(**TINY))["final_layer.linear.weight"],
     )
+
+
+@pytest.mark.parametrize("kind", convert.KINDS)
+def test_the_default_is_the_papers_protocol(runs, kind):
+    """Of converted checkpoints and of all sizes that are trained here; it is the table of docs/papers.md."""
+    solver, grid = {"dit": ("ancestral", "timesteps"), "sit": ("euler_maruyama", "long_last")}[kind]
+    protocol = {
+        "given": ("label=random",),
+        "solver": solver,
+        "grid": grid,
+        "steps": 250,
+        "guidance": 1.5,
+        "channels": 3,
+    }
+    protocol |= {"interval": (0.0, 1.0), "combine": "linear", "weak": "", "shift": 1.0, "first": (), "rollout": ""}
+    variants = [variant for variant in imagenet256.VARIANTS if variant.startswith(kind)]
+    trained = [build(imagenet256.get_config(variant)) for variant in variants]
+    for run in (restore_run(str(runs[kind, "float32"]))[0], *trained):
+        found = dataclasses.asdict(run.sample)
+        assert {name: found.pop(name) for name in protocol} == protocol
+        assert found.keys() == {"every", "num", "seed", "batch"}  # how many, and which of them
+    assert len(variants) == 12 and {str(jnp.dtype(run.model.dtype)) for run in trained} == {"bfloat16"}
 
 
 def test_a_converted_run_is_not_trained(runs):

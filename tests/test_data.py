@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 from PIL import Image
-from sklearn.datasets import load_digits
+from sklearn.datasets import load_digits, load_sample_image
 
 import dit_jax as dj
 from dit_jax import prepare
@@ -191,6 +191,24 @@ def test_fit_keeps_the_right_size_and_the_centre():
     assert np.array_equal(fit(Image.fromarray(pixels), (6, 4, 3)), exact[:, 3:7])
     doubled = Image.fromarray(pixels.repeat(4, axis=0).repeat(4, axis=1))
     assert np.array_equal(fit(doubled, (6, 10, 3)), exact)
+
+
+@pytest.mark.parametrize("size", [101, 213, 255, 501])
+@pytest.mark.parametrize("name", ["china", "flower"])
+def test_fit_crops_as_adm_did(name, size):
+    """Halved by boxes while the shorter side, of 427 pixels, is twice the size or more: twice, once or never here; then
+    bicubic until it has the size; then the middle of the longer one. To the last bit."""
+    photograph = Image.fromarray(load_sample_image(f"{name}.jpg"))
+    for image in (photograph, photograph.transpose(Image.Transpose.ROTATE_90)):
+        sides = image.size
+        wanted = image
+        while min(sides) >= 2 * size:
+            sides = tuple(side // 2 for side in sides)
+            wanted = wanted.resize(sides, Image.Resampling.BOX)
+        covering = [round(side * (size / min(sides))) for side in sides]
+        pixels = np.asarray(wanted.resize(covering, Image.Resampling.BICUBIC))
+        rows, columns = (slice(start, start + size) for start in ((side - size) // 2 for side in pixels.shape[:2]))
+        np.testing.assert_array_equal(fit(image, (size, size, 3)), np.float32(pixels[rows, columns]) / 127.5 - 1)
 
 
 def test_folder_errors_name_what_is_wrong(folder):

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dit_jax.diffusion.gaussian import PREDICTIONS, Gaussian, noise, velocity, x
+from dit_jax.diffusion.gaussian import PREDICTIONS, Gaussian, edm, noise, velocity, x
 from dit_jax.diffusion.keys import example_keys
 from dit_jax.diffusion.schedules import SCHEDULES
 
@@ -115,6 +115,29 @@ def test_a_loss_is_the_squared_error_of_the_prediction_it_is_taken_in(schedule, 
 
     wrong = say(PREDICTIONS[loss_in], believed) - say(PREDICTIONS[loss_in], truth)
     np.testing.assert_allclose(process.loss(say(prediction, believed), target, t), jnp.mean(wrong**2, 1), rtol=1e-9)
+
+
+# Means of squares of what is affine in two standard normals are those over these four corners of a square.
+CORNERS = jnp.asarray([[1.0, 1.0, -1.0, -1.0], [1.0, -1.0, 1.0, -1.0]])
+
+
+@every_schedule
+def test_nothing_beats_edms_zero_network_on_data_of_its_width(schedule):
+    """On N(0, 0.5^2) its weighted loss is 1 at every level, and z says nothing about what it leaves out."""
+    process, t = Gaussian(schedule, edm(0.5), loss_in=edm(0.5)), jnp.linspace(0, 1, 101)[1:]
+    alpha, sigma = (c[:, None] for c in schedule(t))
+    clean, noise = 0.5 * CORNERS[:1], CORNERS[1:]
+    target = process.join(jnp.tile(clean, (100, 1)), noise, t)
+    np.testing.assert_allclose(process.loss(jnp.zeros_like(target), target, t), 1, rtol=1e-12)
+    np.testing.assert_allclose(jnp.mean(target * (alpha * clean + sigma * noise), 1), 0, atol=1e-12)
+
+
+@pytest.mark.parametrize("schedule", [SCHEDULES[name] for name in ("gvp", "cosine", "linear", "edm")])
+def test_edms_target_is_minus_v_for_data_of_unit_width_at_unit_variance(schedule):
+    t = jnp.linspace(0, 1, 101)
+    alpha, sigma = (c[:, None] for c in schedule(t))
+    target = Gaussian(schedule, edm(1.0)).join(jnp.tile(CORNERS[:1], (101, 1)), CORNERS[1:], t)
+    np.testing.assert_allclose(target, sigma * CORNERS[:1] - alpha * CORNERS[1:], rtol=0, atol=1e-14)
 
 
 def test_the_clamp_bounds_the_weight_near_the_data():

@@ -101,6 +101,31 @@ def each(rule, *arrays, **options):
     return np.stack([rule(*example, **options) for example in zip(*map(np.asarray, arrays), strict=True)])
 
 
+def clean(prediction):
+    """Of a velocity network on the straight path: x = z - t velocity."""
+    return X["image"] - T["image"][:, None, None] * prediction
+
+
+def unclean(x):
+    """The velocity that says so."""
+    return (X["image"] - x) / T["image"][:, None, None]
+
+
+# What each row makes of strong and weak velocities on the straight path, by the papers' equations.
+BY_THE_PAPERS = {
+    "linear": lambda strong, weak, scale: weak + scale * (strong - weak),
+    "rescaled": lambda *pair, scale: each(numpy_rescaled, *pair, scale=scale, phi=0.7),
+    "zero_star": lambda *pair, scale: each(numpy_zero_star, *pair, scale=scale),
+    "projected": lambda *pair, scale: unclean(
+        each(numpy_projected, *map(clean, pair), scale=scale, parallel=0, norm=15)
+    ),
+}
+
+
+def test_every_row_has_its_equation():
+    assert BY_THE_PAPERS.keys() == COMBINE.keys()
+
+
 # Who is weak.
 
 
@@ -120,11 +145,17 @@ def test_the_weak_network_sees_what_the_strong_one_does(scale):
     np.testing.assert_allclose(guided(autoguidance(worse, scale), given={}), wanted, atol=1e-14)
 
 
-def test_guidance_composes():
-    better = autoguidance(worse, 2.0)(predict, ABSENT, PROCESSES)
-    both = classifier_free(3.0)(better, ABSENT, PROCESSES)(X, T)["image"]
-    away = lambda strong: 2 * strong - (strong**2 - 0.3)
-    np.testing.assert_allclose(both, 3 * away(STRONG) - 2 * away(WEAK), atol=1e-13)
+@pytest.mark.parametrize(("inner", "outer"), list(itertools.product(COMBINE, COMBINE)))
+def test_guidance_composes(inner, outer):
+    """Away from a worse network at the levels up to 0.7, and away from the network without the label from 0.3 on, where
+    that network is led away from a worse one too."""
+    better = autoguidance(worse, 2.0, (0.0, 0.7), COMBINE[inner])(predict, ABSENT, PROCESSES)
+    both = classifier_free(3.0, (0.3, 1.0), COMBINE[outer])(better, ABSENT, PROCESSES)(X, T)["image"]
+    low, high = (np.reshape(where, (4, 1, 1)) for where in ([True, True, True, False], [False, True, True, True]))
+    away = lambda said: np.where(low, BY_THE_PAPERS[inner](said, said**2 - 0.3, scale=2.0), said)
+    strong, weak = away(STRONG), away(WEAK)
+    wanted = np.where(high, BY_THE_PAPERS[outer](strong, weak, scale=3.0), strong)
+    np.testing.assert_allclose(both, wanted, atol=1e-12)
 
 
 def test_what_is_not_given_is_not_asked_for():
@@ -182,11 +213,6 @@ def test_fully_rescaled_has_the_deviation_of_the_strong_prediction(scale):
 def test_rescaled_is_the_papers(scale, phi):
     wanted = each(numpy_rescaled, STRONG, WEAK, scale=scale, phi=phi)
     np.testing.assert_allclose(guided(classifier_free(scale, combine=rescaled(phi))), wanted, atol=1e-13)
-
-
-def clean(prediction):
-    """Of a velocity network on the straight path: x = z - t velocity."""
-    return X["image"] - T["image"][:, None, None] * prediction
 
 
 @every_scale

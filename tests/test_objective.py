@@ -4,13 +4,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import stats
 
+from dit_jax.diffusion import keys as rng
 from dit_jax.diffusion import objective
-from dit_jax.diffusion.gaussian import PREDICTIONS, Gaussian, velocity, x
+from dit_jax.diffusion.gaussian import PREDICTIONS, Gaussian, v, velocity, x
 from dit_jax.diffusion.keys import example_keys
 from dit_jax.diffusion.levels import dropout, logit_normal, uniform
 from dit_jax.diffusion.masked import Masked
-from dit_jax.diffusion.schedules import align
+from dit_jax.diffusion.schedules import SCHEDULES, align
 from dit_jax.diffusion.stream import Stream
 
 pytestmark = pytest.mark.usefixtures("exact")
@@ -73,6 +75,69 @@ def test_clean_prediction_costs_what_quadrature_says(predict, wanted):
     streams = {"x": stream((1024,), process, logit_normal(mean=0.8, std=0.8))}
     network = {"best": best(process, 0.0, 1.0), "zero": zero}[predict]
     assert float(objective.loss(network, streams, KEY, data(0.0, 1.0))) == pytest.approx(wanted, rel=0.01)
+
+
+@pytest.fixture
+def corners(monkeypatch):
+    """Losses without chance: all networks here are affine, so that the mean of their squared error over two standard
+    normals is that over four corners of a square. -> (process, predict, t [n], mean, std) -> losses [n]."""
+    clean, noise = np.array([1.0, 1.0, -1.0, -1.0]), np.array([1.0, -1.0, 1.0, -1.0])
+    monkeypatch.setattr(rng, "normal", lambda keys, shape: jnp.tile(noise, (len(keys), 1)))
+
+    def losses(process, predict, t, mean=0.0, std=1.0):
+        streams, batch = {"x": stream((4,), process)}, {"x": jnp.tile(mean + std * clean, (len(t), 1))}
+        return objective.losses_at(predict, streams, example_keys(KEY, jnp.arange(len(t))), batch, {"x": t})["x"]
+
+    return losses
+
+
+def over_levels(levels, cost, bend=-9.0):
+    """The mean of cost(t) over a distribution of levels: Gauss-Legendre over normals, on both sides of a bend."""
+    node, weight = np.polynomial.legendre.leggauss(200)
+    total = 0.0
+    for low, high in ((-9.0, bend), (bend, 9.0)):
+        half = (high - low) / 2
+        normal = low + half * (1 + node)
+        total += half * np.sum(weight * stats.norm.pdf(normal) * cost(levels(jnp.asarray(stats.norm.cdf(normal)))))
+    return total
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS.values(), ids=PREDICTIONS)
+@pytest.mark.parametrize(("mean", "std"), [(0.0, 1.0), (0.7, 0.4)])
+def test_the_floor_of_rectified_flow_is_half_pi_std_to_the_last_digits(prediction, mean, std, corners):
+    process = Gaussian(prediction=prediction, clamp=1e-12)
+    floor = over_levels(UNIFORM, lambda t: corners(process, best(process, mean, std), t, mean, std))
+    assert floor == pytest.approx(np.pi / 2 * std, rel=1e-9)
+
+
+@pytest.mark.parametrize(("mean", "std"), [(0.0, 1.0), (0.7, 0.4)])
+def test_a_network_that_says_zero_pays_one_plus_the_second_moment_at_every_level(mean, std, corners):
+    found = corners(Gaussian(prediction=velocity), zero, jnp.linspace(0.01, 1, 100), mean, std)
+    np.testing.assert_allclose(found, 1 + std**2 + mean**2, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("network", "mean", "std", "clamp", "wanted", "digits"),
+    [
+        ("best", 0.8, 0.8, 0.05, 1.68638, 5),  # JiT's levels and clamp
+        ("zero", 0.8, 0.8, 0.05, 2.9635, 4),
+        ("best", 0.0, 1.0, 1e-12, 1.74126, 5),  # SD3's levels
+    ],
+)
+def test_clean_prediction_costs_what_quadrature_says_to_every_digit(network, mean, std, clamp, wanted, digits, corners):
+    process = Gaussian(prediction=x, loss_in=velocity, clamp=clamp)
+    predict = {"best": best(process, 0.0, 1.0), "zero": zero}[network]
+    bend = max(-9.0, (np.log(clamp / (1 - clamp)) - mean) / std)  # where the clamp begins
+    found = over_levels(logit_normal(mean=mean, std=std), lambda t: corners(process, predict, t), bend)
+    assert found == pytest.approx(wanted, abs=0.5 * 10**-digits)
+
+
+@pytest.mark.parametrize("schedule", [SCHEDULES[name] for name in ("gvp", "cosine", "linear")])
+def test_the_floor_of_v_is_one_at_every_level_where_variance_is_preserved(schedule, corners):
+    """On N(0, 1) data, z says nothing about v."""
+    process = Gaussian(schedule, v, loss_in=v)
+    found = corners(process, best(process, 0.0, 1.0), jnp.linspace(0.01, 1, 100))
+    np.testing.assert_allclose(found, 1, rtol=1e-12)
 
 
 def test_the_best_denoiser_is_the_best():

@@ -3,6 +3,7 @@
 import itertools
 import math
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -85,17 +86,46 @@ def test_sincos_is_the_scalar_formula():
     np.testing.assert_allclose(sincos(where, width), wanted, atol=1e-6)
 
 
+@pytest.fixture
+def double():
+    with jax.enable_x64(True):
+        yield
+
+
 def scores(where, q, k):
     turn = [jnp.asarray(table) for table in rotary(where, q.shape[-1])]
     return jnp.einsum("bihd,bjhd->bhij", rotate(q, *turn), rotate(k, *turn))
 
 
-def test_rotary_scores_depend_on_differences_of_positions_only():
+@pytest.mark.parametrize(("dtype", "error"), [("float32", 1e-4), ("float64", 1e-12)])
+def test_rotary_scores_depend_on_differences_of_positions_only(dtype, error, double):
     rng = np.random.default_rng(0)
     where = rng.integers(0, 20, size=(7, 3)).astype(np.float32)
-    q, k = (jnp.asarray(rng.normal(size=(2, 7, 3, 16)), jnp.float32) for _ in range(2))
-    moved = scores(where + np.array([5, 3, 11], np.float32), q, k)
-    np.testing.assert_allclose(moved, scores(where, q, k), atol=1e-4)
+    q, k = (jnp.asarray(rng.normal(size=(2, 7, 3, 16)), dtype) for _ in range(2))
+    moved, stayed = scores(where + np.array([5, 3, 11], np.float32), q, k), scores(where, q, k)
+    assert moved.dtype == stayed.dtype == dtype
+    np.testing.assert_allclose(moved, stayed, rtol=0, atol=error)
+
+
+@pytest.mark.parametrize("head_width", [6, 12, 72])
+def test_an_image_of_one_row_is_a_sound_but_for_which_pairs_turn(head_width, double):
+    """A row's tokens lie along COLUMN, a sound's along TIME, and each axis turns pairs of its own. Where the head width
+    is a multiple of 6, all axes turn as many, by the same angles: with the pairs of these two swapped, scores are the
+    same. Elsewhere TIME turns one or two more, and no swap can do that."""
+    rng, pairs = np.random.default_rng(0), head_width // 6
+    row, sound = positions((1, 9), (ROW, COLUMN)), positions((9,), (TIME,))
+    q, k = (rng.normal(size=(2, 9, 3, head_width)) for _ in range(2))
+    half = np.arange(head_width // 2).reshape(3, pairs)[[COLUMN, ROW, TIME]].ravel()
+    swap = np.concatenate([half, head_width // 2 + half])
+    found = scores(row, jnp.asarray(q[..., swap]), jnp.asarray(k[..., swap]))
+    np.testing.assert_allclose(found, scores(sound, jnp.asarray(q), jnp.asarray(k)), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(("head_width", "more"), [(6, 0), (8, 1), (10, 2), (64, 2), (72, 0)])
+def test_time_has_the_pairs_that_are_left_over(head_width, more):
+    where = np.eye(3, dtype=np.float32)  # each token is one step along one axis
+    turned = np.count_nonzero(rotary(where, head_width)[1], axis=1)
+    assert turned.tolist() == [head_width // 6 + more, head_width // 6, head_width // 6]
 
 
 @pytest.mark.parametrize("axis", [TIME, ROW, COLUMN])

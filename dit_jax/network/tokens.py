@@ -59,7 +59,7 @@ def sincos(positions: np.ndarray, width: int) -> np.ndarray:
 def rotary(positions: np.ndarray, head_width: int, base: float = 10000.0) -> tuple[np.ndarray, np.ndarray]:
     """(cos, sin), each [n, head_width / 2], of three-axis rotary embedding (Su et al. 2021; split over axes as in Wan).
 
-    Scores depend on differences of positions only.
+    Scores depend on differences of positions only. In float64, which `rotate` casts to what it turns.
     """
     if head_width % 2 or head_width < 6:
         raise ValueError(f"rotary positions need an even head width of at least 6, not {head_width}")
@@ -69,7 +69,7 @@ def rotary(positions: np.ndarray, head_width: int, base: float = 10000.0) -> tup
         for axis, pairs in ((TIME, head_width // 2 - 2 * third), (ROW, third), (COLUMN, third))
     ]
     angle = np.concatenate(angles, -1)
-    return np.cos(angle).astype(np.float32), np.sin(angle).astype(np.float32)
+    return np.cos(angle), np.sin(angle)
 
 
 def rotate(x: Array, cos: Array, sin: Array) -> Array:
