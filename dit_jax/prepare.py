@@ -1,8 +1,8 @@
 """python -m dit_jax.prepare NAME [--data_dir=DIR]: build a data set.
 
 python -m dit_jax.prepare imagenet256 --source=DIR --vae=FILE encodes a folder of images, with one subfolder a class, as
-latents; any name will do. The same command again goes on after the last complete shard. Of several processes that have
-initialised `jax.distributed`, which is not done here, each encodes its share of the shards; this is untested.
+latents; any name will do. The same command again goes on after the last complete shard. In a job of several processes,
+with --distributed, each encodes its share of the shards.
 """
 
 import argparse
@@ -24,6 +24,7 @@ from dit_jax.data import latents
 from dit_jax.data.folder import Folder
 from dit_jax.data.sources import BUILDERS, DATA_DIR, find, prepare
 from dit_jax.network.vae import VAE
+from dit_jax.parallel.hosts import join
 from dit_jax.parallel.mesh import AXES, BATCH
 from dit_jax.pretrained.vae import fingerprint, load
 from dit_jax.training.metrics import progress
@@ -42,6 +43,9 @@ def main(argv: list[str] | None = None) -> None:
     )
     group.add_argument("--split", help="which split these images are (default: train)")
     group.add_argument("--size", type=int, help="height and width to crop to (default: 256)")
+    group.add_argument(
+        "--distributed", metavar="JOB", help="one of several processes: auto, or HOST:PORT,COUNT,INDEX (default: alone)"
+    )
     group.add_argument("--batch", type=int, help="images that a process encodes at once (default: 32 for each device)")
     args = vars(parser.parse_args(argv))
     name, data_dir = args.pop("name"), args.pop("data_dir")
@@ -65,12 +69,15 @@ def encode_folder(
     split: str = "train",
     size: int = 256,
     batch: int | None = None,
+    distributed: str | None = None,
 ) -> None:
     """Write the latents of a folder of images as one split of a data set, on all devices; the arguments are the flags.
 
     Raises ValueError for flags that do not suit each other, the VAE or what is there already, and OSError for a file or
     an image that cannot be read.
     """
+    if distributed is not None:
+        join(distributed)
     devices, process, processes = jax.local_device_count(), jax.process_index(), jax.process_count()
     batch = 32 * devices if batch is None else batch
     if name in BUILDERS:

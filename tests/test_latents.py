@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -68,7 +69,7 @@ def arguments(images, vae, data_dir, name="photos", batch=8, **flags) -> list[st
     return [name, *(f"--{flag}={value}" for flag, value in flags.items())]
 
 
-def start(images, vae, data_dir, before="") -> subprocess.CompletedProcess:
+def start(images, vae, data_dir, before="", **flags) -> subprocess.Popen:
     """The command in a process of its own, on eight devices and with shards of four images, after some other lines."""
     program = f"""
 import jax
@@ -77,10 +78,11 @@ from dit_jax.data import latents
 jax.config.update("jax_num_cpu_devices", 8)
 latents.SHARD = 4
 {before}
-prepare.main({arguments(images, vae, data_dir)!r})
+prepare.main({arguments(images, vae, data_dir, **flags)!r})
 """
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
-    return subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=environment, capture_output=True, text=True)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, env=environment, **pipes)
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +90,8 @@ def data_dir(tmp_path_factory, images, vae):
     """The uninterrupted run that others are compared with."""
     path = tmp_path_factory.mktemp("data")
     uninterrupted = start(images, vae, path)
-    assert uninterrupted.returncode == 0, uninterrupted.stderr
+    said, _ = uninterrupted.communicate(timeout=300)
+    assert uninterrupted.returncode == 0, said
     return path
 
 
@@ -174,6 +177,18 @@ def test_processes_share_the_shards(data_dir, images, vae, tmp_path):
     )
 
 
+def test_a_job_of_two_processes_is_one(data_dir, images, vae, tmp_path):
+    """As on two hosts that share a disk: each encodes its shards, and waits for the other."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    processes = [start(images, vae, tmp_path, distributed=f"localhost:{port},2,{index}") for index in range(2)]
+    said = [process.communicate(timeout=300)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], said
+    assert "encoded 6 images" in said[0] and "encoded 4 images" in said[1]
+    assert shards(tmp_path) == shards(data_dir)
+
+
 def test_killed_and_resumed_is_uninterrupted(data_dir, images, vae, tmp_path, capsys):
     """Killed as it is about to name the second shard; then the first is kept, and the second made again."""
     kill = """
@@ -186,6 +201,7 @@ def replace(self, target):
 pathlib.Path.replace = replace
 """
     killed = start(images, vae, tmp_path, before=kill)
+    killed.communicate(timeout=300)
     assert killed.returncode == -signal.SIGKILL
     first = tmp_path / "photos" / latents.VERSION / "photos-train.array_record-00000-of-00003"
     assert shards(tmp_path).keys() == {first.name, first.name.replace("00000-", "00001-") + ".incomplete"}
@@ -318,6 +334,11 @@ def test_mistakes_end_in_one_line(images, vae, tmp_path):
         ("imagenet256", {"source": images, "vae": vae, "size": 15}, "--size=15 is no multiple of the 2 pixels"),
         ("imagenet256", {"source": images, "vae": vae, "batch": 12}, "--batch=12 does not divide among 8 devices"),
         ("Photos!", {"source": images, "vae": vae}, "Photos! and --split=train have to be made of lower case"),
+        (
+            "imagenet256",
+            {"source": images, "vae": vae, "distributed": "here,2,2"},
+            "--distributed=here,2,2 should be auto",
+        ),
         ("digits", {"source": images, "vae": vae}, "digits is made of files of its own, and takes --data_dir only"),
         ("fashion_mnist", {"size": 28}, "fashion_mnist is made of files of its own"),
     ]:
