@@ -28,12 +28,12 @@ def get_config():
     config.optimizer.name = "muon"
     config.optimizer.learning_rate = 4e-3
     config.optimizer.decay = "linear"
-    config.train.steps = 12000
+    config.train.steps = 9500
     config.train.levels = "corners"
     config.train.ema = 0.998
     config.sample.first = ("name",)
     config.sample.guidance = 2.0
     config.sample.num = 16
     config.sample.batch = 250
-    config.sample.steps = 50
+    config.sample.steps = 25
     return config

@@ -3,7 +3,8 @@
 Two blocks share this file. PUBLISHED is DiT as published (Peebles & Xie 2023): layer norm, GELU, sin-cos positions, one
 modulation network a block. MODERN is what has replaced each of these since: RMS norm, SwiGLU, rotary positions,
 normalised queries and keys, one modulation network for all blocks with a learned offset in each, no biases. Any of
-these choices can be exchanged with `dataclasses.replace`.
+these choices can be exchanged with `dataclasses.replace`; what attends to what, and whose weights are whose, are two
+more, which are open to both.
 
 Tokens that share a noise level form a group: a stream, or a frame of one. Modulation is computed once a group and
 gathered to tokens; with one group it is exactly DiT's, at DiT's cost.
