@@ -126,8 +126,8 @@ def between(
     else:
         readers = {name: stream.read for name, stream in drawn.items() if stream.read is not None}
         if len(readers) != 1:
-            count = f"{len(readers)}; one of latents does with --vae" if not readers else len(readers)
-            raise ValueError(f"--interpolate={ends}: one drawn stream should read files, not {count}")
+            hint = "" if readers else "; one of latents does with --vae"
+            raise ValueError(f"--interpolate={ends}: one drawn stream should read files, not {len(readers)}{hint}")
         noise = _encoded(run, params, mesh, how, {name: read(ends) for name, read in readers.items()}, given, weak)
     weights = jnp.linspace(0.0, 1.0, how.num)
     a, b = ({name: jnp.repeat(z[i : i + 1], how.num, 0) for name, z in noise.items()} for i in (0, 1))
