@@ -16,7 +16,7 @@ from PIL import Image
 
 from dit_jax.data.audio_digits import RATE, VOICES, speaker
 from dit_jax.data.building import preparer
-from dit_jax.data.sound import standardised
+from dit_jax.data.sound import onset, standardised
 
 PACKAGES = {  # and the sha256 of their files; the first has the names, the others animations
     "emoji-datasource-google@16.0.0": "fb5fd131b362aab7a55542d2a147a79708cce0a8b1c1bbacd470172708b5c438",
@@ -145,7 +145,7 @@ def spoken(speak: Callable[[str, str, int, int], np.ndarray], caption: str, voic
     for speed in SPEEDS:
         samples = speak(caption, f"en-us+{voice}", speed, 50)
         loud = np.flatnonzero(np.abs(samples) > 0.02 * np.abs(samples).max())
-        samples = samples[max(0, loud[0] - RATE // 100) : loud[-1] + 1]
+        samples = samples[onset(samples, RATE) : loud[-1] + 1]
         if len(samples) <= LENGTH:
             break
     return standardised(samples, LENGTH)

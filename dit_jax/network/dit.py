@@ -365,8 +365,8 @@ class DiT(nn.Module):
         depth = self.depth
         made_of: dict[str, Any] = dict(heads=self.heads, mlp_ratio=self.mlp_ratio, block=self.block, dtype=self.dtype)
         if self.block.experts == "streams":
-            counts = {name: len(s.positions) for name, s in self.streams.items() if s.positions is not None}
-            made_of["parts"] = tuple(counts.items()) if now is None else ((now[0], place(self.streams, *now)[1]),)
+            every = tuple(lengths(self.streams).items())
+            made_of["parts"] = every if now is None else ((now[0], place(self.streams, *now)[1]),)
         if self.block.attention == "factorised":
             layer, depth, made_of["frames"] = DiTPair, depth // 2, frames(self.streams, depth)
         if REMAT[self.remat] is not None:
@@ -409,9 +409,14 @@ def frames(streams: Streams, depth: int) -> int:
     return max(counts.values())
 
 
+def lengths(streams: Streams) -> dict[str, int]:
+    """How many tokens each stream has, of those that have any."""
+    return {name: len(stream.positions) for name, stream in streams.items() if stream.positions is not None}
+
+
 def place(streams: Streams, name: str, group: int | Array) -> tuple[int | Array, int]:
     """(which of all tokens is the first of a stream's group, how many the group has)."""
-    counts = {k: len(s.positions) for k, s in streams.items() if s.positions is not None}
+    counts = lengths(streams)
     before = list(counts.values())[: list(counts).index(name)]
     size = counts[name] // streams[name].groups
     return sum(before) + group * size, size
