@@ -18,6 +18,7 @@ from dit_jax.diffusion import levels
 from dit_jax.diffusion.blockwise import walk_cached
 from dit_jax.diffusion.gaussian import Gaussian
 from dit_jax.diffusion.grids import rows
+from dit_jax.diffusion.guidance import classifier_free
 from dit_jax.diffusion.keys import example_keys
 from dit_jax.diffusion.masked import Masked, confident
 from dit_jax.diffusion.objective import losses_at
@@ -281,15 +282,12 @@ def test_what_is_no_block_comes_before_all_blocks():
 # The cache -----------------------------------------------------------------------------------------------------------
 
 
-def either_way(streams, schedule, given, start=None, solver="2m"):
+def either_way(streams, schedule, given, start=None, solver="2m", guidance=None):
     """Samples of a small network of these streams, without a cache and with it."""
     (model, params), keys = of(streams), example_keys(KEY, jnp.arange(8))
-    plain = lambda: walk(
-        functools.partial(model.apply, params), streams, keys, given, schedule, SOLVERS[solver], start=start
-    )
-    cached = lambda: walk_cached(
-        functools.partial(model.recall, params), streams, keys, given, schedule, SOLVERS[solver], start
-    )
+    rest = streams, keys, given, schedule, SOLVERS[solver], guidance, start
+    plain = lambda: walk(functools.partial(model.apply, params), *rest)
+    cached = lambda: walk_cached(functools.partial(model.recall, params), *rest)
     return jax.jit(plain)(), jax.jit(cached)()
 
 
@@ -312,6 +310,23 @@ def test_samples_of_clips_are_the_same_with_a_cache():
     plain, cached = either_way(streams, rows(streams, {}, 3), {}, solver="heun")
     np.testing.assert_allclose(plain["clip"], cached["clip"], rtol=1e-5, atol=1e-5)
     np.testing.assert_array_equal(cached["past"], cached["clip"])
+
+
+@quick
+@pytest.mark.parametrize("prefix", [0, 1])
+def test_guided_samples_of_clips_are_the_same_with_caches(prefix):
+    """One for the network that sees what is given, and one for each that is blind to some of it."""
+    clip = video((6, 2, 2, 1), patch=(2, 1, 2))
+    streams = {"label": label(3), "clip": clip, "past": past(clip, "clip")}
+    given = {"label": jnp.arange(8) % 3}
+    if prefix:
+        given["clip"] = jax.random.normal(KEY, (8, 6, 2, 2, 1))
+    schedule = rows(streams, given, 3, prefix={"clip": prefix} if prefix else {})
+    found = {}
+    for scale in (1.0, 2.0, {"label": 2.0}):
+        plain, found[str(scale)] = either_way(streams, schedule, given, guidance=classifier_free(scale))
+        np.testing.assert_allclose(plain["clip"], found[str(scale)]["clip"], rtol=1e-4, atol=1e-4)
+    assert np.abs(found["1.0"]["clip"] - found["2.0"]["clip"]).max() > 1e-2
 
 
 @quick
@@ -345,8 +360,11 @@ def test_a_cache_is_for_blocks_that_are_drawn_alone():
 
 
 @exact
-def test_levels_of_blocks_are_independent_and_even_over_the_batch():
-    t = np.asarray(levels.independent(KEY, in_blocks(text(8, blocks=4)), 1000)["text"])
+@pytest.mark.parametrize("name", ["text", "clip"])
+def test_levels_of_what_is_drawn_group_by_group_are_independent_and_even_over_the_batch(name):
+    clip = video((4, 2, 2, 1), patch=(1, 2, 2), levels=levels.uniform())
+    streams = in_blocks(text(8, blocks=4)) if name == "text" else {"clip": clip, "past": past(clip, "clip")}
+    t = np.asarray(levels.independent(KEY, streams, 1000)[name])
     assert t.shape == (1000, 4) and stats.kstest(t.ravel(), "uniform").statistic < 1.5 / 4000
     assert all(stats.kstest(column, "uniform").pvalue > 1e-3 for column in t.T)
     assert np.all(np.abs(np.corrcoef(t.T) - np.eye(4)) < 0.15)

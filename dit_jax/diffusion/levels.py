@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from dit_jax.diffusion.stream import Stream, Streams
 
 Quantile = Callable[[Array], Array]
-Across = Callable[[Array, Quantile, int, int], Array]
 Together = Callable[[Array, "Streams", int], dict[str, Array]]
 
 
@@ -92,13 +91,15 @@ def apart(key: Array, levels: Quantile, n: int, groups: int) -> Array:
 
 
 def independent(key: Array, streams: Streams, n: int) -> dict[str, Array]:
-    """Each stream at its own levels: {name: [n]}, or [n, G] for one in groups."""
+    """Each stream at its own levels: {name: [n]}, or [n, G] for one in groups, `apart` if it has a past."""
+    pasts = {stream.copies for stream in streams.values()}
 
     def of(name: str, stream: Stream) -> Array:
         own = jax.random.fold_in(key, stream_id(name))
-        if stream.groups > 1:
-            return stream.across(own, stream.levels, n, stream.groups)
-        return stream.levels(stratified(own, n))
+        if stream.groups == 1:
+            return stream.levels(stratified(own, n))
+        spread = apart if name in pasts else forcing
+        return spread(own, stream.levels, n, stream.groups)
 
     return {name: of(name, stream) for name, stream in streams.items()}
 

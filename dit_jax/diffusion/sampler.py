@@ -89,10 +89,7 @@ def walk(
     unless something else stands for them (see blockwise.py).
     """
     follow = follow or (lambda x, t: with_copies(streams, x))
-    prior = priors(streams, keys)
-    if guidance is not None:
-        processes = {name: stream.process for name, stream in streams.items()}
-        predict = guidance(predict, {name: prior[name] for name in given}, processes)
+    prior, predict = priors(streams, keys), guided(predict, streams, keys, given, guidance)
     moving = {name: streams[name].process for name in grids.moving(schedule)}
     rows = {name: jnp.asarray(row) for name, row in schedule.items()}
 
@@ -116,6 +113,15 @@ def walk(
     indices = jnp.arange(len(next(iter(rows.values()))) - 1)
     (x, _), _ = jax.lax.scan(step, (follow(x, top), memory), (indices, froms, tos))
     return x
+
+
+def guided(predict: Predict, streams: Streams, keys: Array, given: Iterable[str], guidance: Guidance | None) -> Predict:
+    """predict, led by guidance away from one blind to what is given, but for durations: both hear as much of a clip.
+    What is absent is what a walk with these keys [B] starts from."""
+    if guidance is None:
+        return predict
+    prior, processes = priors(streams, keys), {name: stream.process for name, stream in streams.items()}
+    return guidance(predict, {name: prior[name] for name in given if not streams[name].ends}, processes)
 
 
 def encode(

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from dit_jax.diffusion.gaussian import Gaussian
-from dit_jax.diffusion.levels import Across, Quantile, forcing
+from dit_jax.diffusion.levels import Quantile
 from dit_jax.diffusion.masked import Masked
 from dit_jax.diffusion.span import Span
 
@@ -25,7 +25,7 @@ class Stream:
     a class label does. embed: (width, dtype, name) -> linen module from the noised array to tokens [B, n, width], or to
     the modulation vector [B, width]. head: likewise, from tokens to the prediction; None for a stream that is only ever
     given. groups: into how many parts with levels of their own the first axis divides, as a clip does into frames.
-    across: how training spreads levels over them (see levels.py). copies: of a past, the stream that it is the past of.
+    copies: of a past, the stream that it is the past of. ends: of a duration, the stream that it is the duration of.
 
     read: text from the shell -> examples [k, *shape]. show: examples [k, *shape] -> what a person sees of each:
     pictures [k, height, width, 1 or 3] in 0 ... 255, or k words. save: (example [*shape], path without a suffix) -> the
@@ -41,8 +41,8 @@ class Stream:
     positions: np.ndarray | None = None
     head: Callable[..., Any] | None = None
     groups: int = 1
-    across: Across = forcing
     copies: str = ""
+    ends: str = ""
     read: Callable[[str], np.ndarray] | None = None
     show: Callable[[np.ndarray], np.ndarray | list[str]] | None = None
     save: Callable[[np.ndarray, Path], Path] | None = None
@@ -62,6 +62,13 @@ def in_data(streams: Streams) -> Streams:
 def with_copies(streams: Streams, x: dict[str, Any]) -> dict[str, Any]:
     """x {name: [B, *shape]}, and in it every copy of what it has."""
     return {**x, **{name: x[stream.copies] for name, stream in streams.items() if stream.copies in x}}
+
+
+def present(streams: Streams, x: dict[str, Any]) -> dict[str, Any]:
+    """Which places along their first axis streams with a duration have before their end: {name: [B, length] bool}. A
+    hidden duration is longer than any."""
+    lengths = {s.ends: (x[name], streams[s.ends].shape[0]) for name, s in streams.items() if s.ends}
+    return {name: np.arange(length) < values[:, None] for name, (values, length) in lengths.items()}
 
 
 def order(streams: Streams) -> dict[str, np.ndarray]:

@@ -50,7 +50,7 @@ def draw(
     said = read_given(run.streams, how.given, how.num)
     given, known = ({name: value[rows] for name, value in part.items()} for part in (said.given, said.start))
     given |= examples or {}
-    leading = {*given, *how.first}
+    leading = {name for name in (*given, *how.first) if name in run.streams and not run.streams[name].ends}
     if isinstance(scale := how.scale(), dict) and not scale.keys() <= leading:
         raise ValueError(f"guidance = {how.guidance!r} is for streams that are given: {', '.join(leading) or 'none'}")
     able = [name for name, stream in run.streams.items() if stream.head is not None]
@@ -71,10 +71,10 @@ def draw(
 
         def window(keys, given, prefix, drawn=None):
             schedule = grids.rows(run.streams, given, how.steps, how.shift, grids.GRIDS[how.grid], prefix, drawn)
-            if guidance is None and blockwise(run.streams, schedule):
-                recall = functools.partial(run.model.recall, params[0])
-                return walk_cached(recall, run.streams, keys, given, schedule, SOLVERS[how.solver], start)
-            return walk(predict, run.streams, keys, given, schedule, SOLVERS[how.solver], guidance, start)
+            rest = keys, given, schedule, SOLVERS[how.solver], guidance, start
+            if not others and blockwise(run.streams, schedule):
+                return walk_cached(functools.partial(run.model.recall, params[0]), run.streams, *rest)
+            return walk(predict, run.streams, *rest)
 
         def stage(given, drawn):
             if longer is None or drawn is not None:

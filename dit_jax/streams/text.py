@@ -8,7 +8,7 @@ import flax.linen as nn
 import numpy as np
 
 from dit_jax.data import bpe
-from dit_jax.diffusion.levels import Quantile, apart, uniform
+from dit_jax.diffusion.levels import Quantile, uniform
 from dit_jax.diffusion.masked import Masked, Reveal, ancestral
 from dit_jax.diffusion.stream import Stream
 from dit_jax.network.tokens import TIME, positions
@@ -49,7 +49,6 @@ def text(
         ),
         head=lambda width, dtype, name: nn.Dense(tokens, kernel_init=nn.initializers.zeros, dtype=dtype, name=name),
         groups=blocks,
-        across=apart,
         read=lambda value: read(value, length, vocabulary, pairs),
         show=lambda rows: show(rows, pieces),
         save=lambda row, path: save(row, path, pieces),
