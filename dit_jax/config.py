@@ -36,7 +36,7 @@ from dit_jax.network.dit import BLOCKS, CHOICES, REMAT, WEIGHTS, DiT, frames
 from dit_jax.parallel.mesh import make_mesh
 from dit_jax.parallel.modes import MODES, jit_mode
 from dit_jax.run import Checkpoint, Data, Parallel, Run, Sample, Train
-from dit_jax.streams import audio, image, label, past, span, text, video
+from dit_jax.streams import audio, duration, image, label, past, span, text, video
 from dit_jax.streams.given import read_given
 from dit_jax.training.checkpoint import open_reader, read_meta, restore_ema
 from dit_jax.training.optimizer import make_optimizer
@@ -149,9 +149,14 @@ def _past(above: Streams, of: str = "text") -> Stream:
     return past(_choose(above, of, "of"), of)
 
 
+def _duration(above: Streams, of: str = "speech", dropout_rate: float = 0.1) -> Stream:
+    return duration(_choose(above, of, "of"), of, dropout_rate)
+
+
 PROCESSES: dict[str, Callable[..., Gaussian]] = {"gaussian": _gaussian, "ddpm": lambda: DDPM()}
 STREAMS: dict[str, Callable[..., Stream]] = {
     "audio": _audio,
+    "duration": _duration,
     "image": _image,
     "label": label,
     "past": _past,
@@ -226,7 +231,8 @@ def restore_run(workdir: str, fsdp: int = 1) -> tuple[Run, Any, Mesh]:
 def _stream(entries: dict, path: str, above: Streams) -> Stream:
     entries = dict(entries)
     kind = entries.pop("kind", None)
-    return _call(_choose(STREAMS, kind, f"{path}.kind"), entries, path, {"above": above} if kind == "past" else {})
+    function = _choose(STREAMS, kind, f"{path}.kind")
+    return _call(function, entries, path, {"above": above} if "above" in _parameters(function) else {})
 
 
 def _check(run: Run):

@@ -28,13 +28,14 @@ RECORDED = Path("/usr/share/asterisk/sounds/en_US_f_Allison/digits")  # Debian's
 
 
 class AudioDigits(tfds.core.GeneratorBasedBuilder):
-    """The words zero ... nine at 8 kHz: float32 clips [5120, 1] of mean 0 and variance 1, and labels 0 ... 9.
+    """The words zero ... nine at 8 kHz: float32 clips [5120, 1] of mean 0 and variance 1, labels 0 ... 9, and
+    durations in samples, after which a clip is silent.
 
     No voice of the test split (1,200 clips) is in the train split (4,800). The split `recorded` is one woman's
     recording of each word; it is there if Debian's asterisk-core-sounds-en-wav is.
     """
 
-    VERSION = tfds.core.Version("1.0.0")
+    VERSION = tfds.core.Version("1.1.0")
 
     def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(
@@ -44,6 +45,7 @@ class AudioDigits(tfds.core.GeneratorBasedBuilder):
             features=tfds.features.FeaturesDict(
                 {
                     "speech": tfds.features.Tensor(shape=(LENGTH, 1), dtype=np.float32),
+                    "duration": tfds.features.Tensor(shape=(), dtype=np.int32),
                     "label": tfds.features.ClassLabel(names=WORDS),
                 }
             ),
@@ -55,7 +57,8 @@ class AudioDigits(tfds.core.GeneratorBasedBuilder):
 
     def _generate_examples(self, clips: Iterator[tuple[int, np.ndarray]]) -> Iterator[tuple[int, dict]]:
         for row, (label, samples) in enumerate(clips):
-            yield row, {"speech": clip(samples), "label": label}
+            duration = min(len(samples) - onset(samples, RATE), LENGTH)
+            yield row, {"speech": clip(samples), "duration": duration, "label": label}
 
 
 def spoken(voices: str) -> Iterator[tuple[int, np.ndarray]]:

@@ -22,7 +22,8 @@ import numpy as np
 from einops import rearrange
 from jax import Array
 
-from dit_jax.diffusion.stream import Streams, order
+from dit_jax.diffusion.schedules import align
+from dit_jax.diffusion.stream import Streams, order, present
 from dit_jax.network.tokens import rotary, rotate, sincos
 
 Now = tuple[str, int | Array]  # a stream, and which of its groups
@@ -337,17 +338,19 @@ class DiT(nn.Module):
         tokens = jnp.concatenate([embedded[name] for name in spatial], 1).astype(jnp.float32)
         position = np.concatenate(list(spatial.values()))
         tokens, turn = self._place(tokens, position)
-        tokens = self._blocks(tokens, condition, group, turn, sight(self.streams), now)
+        heard = present(self.streams, x)
+        tokens = self._blocks(tokens, condition, group, turn, sight(self.streams, heard), now)
 
         final = nn.Dense(2 * self.width, kernel_init=zeros, dtype=self.dtype, name="final_modulation")
         shift, scale = jnp.split(to_tokens(final(nn.silu(condition)), group).astype(jnp.float32), 2, axis=-1)
         tokens = modulate(NORMS[self.block.norm](tokens), shift, scale)
         parts = dict(zip(spatial, jnp.split(tokens, ends[:-1], axis=1), strict=True))
-        return {
+        said = {
             name: stream.head(self.width, self.dtype, name=f"{name}_head")(parts[name]).astype(jnp.float32)
             for name, stream in self.streams.items()
             if stream.head is not None
         }
+        return said | {name: jnp.where(align(here, said[name]), said[name], 0.0) for name, here in heard.items()}
 
     def _place(self, tokens: Array, position: np.ndarray) -> tuple[Array, tuple[Array, Array] | None]:
         """Tokens that know where they are: by an added embedding, or by the turn that attention gives them."""
@@ -356,7 +359,7 @@ class DiT(nn.Module):
             return tokens, (jnp.asarray(cos), jnp.asarray(sin))
         return tokens + sincos(position, self.width), None
 
-    def _blocks(self, tokens: Array, condition: Array, group, turn, seen: np.ndarray | None, now: Now | None) -> Array:
+    def _blocks(self, tokens: Array, condition: Array, group, turn, seen: Array | None, now: Now | None) -> Array:
         """`depth` blocks as one scan over stacked parameters: compile time does not grow with depth."""
         if self.block.modulation == "shared":
             shared = nn.Dense(6 * self.width, kernel_init=zeros, dtype=self.dtype, name="modulation")
@@ -384,8 +387,8 @@ class DiT(nn.Module):
             return layers(tokens, condition, group, turn, seen, None)[0]
         first, size = place(self.streams, *now)
         cut = lambda rows, axis=0: jax.lax.dynamic_slice_in_dim(jnp.asarray(rows), first, size, axis)
-        group, turn, seen = jax.tree.map(cut, (group, turn, seen))
-        part, _ = layers(cut(tokens, axis=1), condition, group, turn, seen, first)
+        group, turn = jax.tree.map(cut, (group, turn))
+        part, _ = layers(cut(tokens, axis=1), condition, group, turn, cut(seen, axis=-2), first)
         return jax.lax.dynamic_update_slice_in_dim(tokens, part, first, axis=1)
 
 
@@ -422,14 +425,27 @@ def place(streams: Streams, name: str, group: int | Array) -> tuple[int | Array,
     return sum(before) + group * size, size
 
 
-def sight(streams: Streams) -> np.ndarray | None:
-    """Which tokens [n] see which [n], or None where all see all, because no stream has a past.
+def sight(streams: Streams, heard: dict[str, Array]) -> Array | None:
+    """Which tokens [n] see which [N], [n, N] or, where durations tell what is heard, [B, 1, 1 or n, N]; None where all
+    see all."""
+    seen = jnp.asarray(before(streams)) if any(stream.copies for stream in streams.values()) else None
+    if heard:
+        every, batch = lengths(streams).items(), len(next(iter(heard.values())))
+        begun = [
+            heard[name][:, np.arange(n) * heard[name].shape[1] // n] if name in heard else jnp.ones((batch, n), bool)
+            for name, n in every
+        ]
+        now = jnp.concatenate(begun, axis=1)[:, None, None]
+        seen = now if seen is None else seen & now
+    return seen
+
+
+def before(streams: Streams) -> np.ndarray:
+    """Which tokens [n] see which [n] where a stream has a past.
 
     Tokens of one stream's group, or drawn at once, see each other. What comes later sees them too if they are clean by
     then, as a past is and all that is drawn before any block; a noised block is seen by none but itself.
     """
-    if not any(stream.copies for stream in streams.values()):
-        return None
     turns, spatial = order(streams), {k: s.positions for k, s in streams.items() if s.positions is not None}
     turn = np.concatenate([np.repeat(turns[k], len(p) // turns[k].size) for k, p in spatial.items()])
     copy = np.concatenate([np.full(len(p), bool(streams[k].copies)) for k, p in spatial.items()])

@@ -1,6 +1,7 @@
 """Leaves: one file a modality."""
 
 from dit_jax.streams.audio import audio
+from dit_jax.streams.duration import duration
 from dit_jax.streams.image import image
 from dit_jax.streams.label import label
 from dit_jax.streams.past import past
@@ -10,4 +11,4 @@ from dit_jax.streams.video import video
 
 STREAMS = {"audio": audio, "image": image, "label": label, "span": span, "text": text, "video": video}
 
-__all__ = ["STREAMS", "audio", "image", "label", "past", "span", "text", "video"]
+__all__ = ["STREAMS", "audio", "duration", "image", "label", "past", "span", "text", "video"]

@@ -95,11 +95,11 @@ def read(text: str, length: int, rate: int) -> np.ndarray:
 
 
 def save(x: np.ndarray, path: Path, rate: int) -> Path:
-    """A clip [length, 1] -> path.wav, 16 bit, as loud as it goes."""
+    """A clip [length, 1] -> path.wav, 16 bit, as loud as it goes, without the zeros after its end."""
     from scipy.io import wavfile
 
-    file = Path(f"{path}.wav")
-    wavfile.write(file, rate, np.rint(x[:, 0] / max(np.abs(x).max(), 1e-9) * 32767).astype(np.int16))
+    file, samples = Path(f"{path}.wav"), np.trim_zeros(x[:, 0], "b")
+    wavfile.write(file, rate, np.rint(samples / np.abs(samples).max(initial=1e-9) * 32767).astype(np.int16))
     return file
 
 
