@@ -22,6 +22,7 @@ from absl import flags
 from dit_jax.command import run_command
 from dit_jax.config import restore_run
 from dit_jax.data import audio_digits, pipeline, sources
+from dit_jax.diffusion.solvers import SOLVERS
 from dit_jax.diffusion.stream import Streams, in_data
 from dit_jax.evaluation import language_model, physics, speech, text
 from dit_jax.evaluation.draw import draw, gather
@@ -30,12 +31,13 @@ from dit_jax.run import Run
 from dit_jax.streams import label
 
 WORKDIR = flags.DEFINE_string("workdir", "runs/digits", "a directory that train.py has written")
-NUM = flags.DEFINE_integer("num", 1000, "samples for each score, the classes in turn", lower_bound=1)
 GUIDANCE = flags.DEFINE_list("guidance", ["1.0", "1.5"], "a score for each of these scales; 1 is none")
-STEPS = flags.DEFINE_integer("steps", None, "solver steps, if not those of the run", lower_bound=1)
-FIRST = flags.DEFINE_list("first", None, "streams that are drawn before the others, if not those of the run")
-ROLLOUT = flags.DEFINE_string(
-    "rollout", None, "STREAM=LENGTH:OVERLAP: longer than it was trained, in windows: clip=32:4"
+HOW = (  # fields of run.Sample; what is not said is as in the run
+    flags.DEFINE_integer("num", 1000, "samples for each score, the classes in turn", lower_bound=1),
+    flags.DEFINE_integer("steps", None, "solver steps", lower_bound=1),
+    flags.DEFINE_enum("solver", None, list(SOLVERS), "how to move from level to level"),
+    flags.DEFINE_list("first", None, "streams that are drawn before the others"),
+    flags.DEFINE_string("rollout", None, "STREAM=LENGTH:OVERLAP: longer than it was trained, in windows: clip=32:4"),
 )
 
 Row = dict[str, Any]
@@ -44,8 +46,7 @@ Sample = dict[str, np.ndarray]
 
 def main():
     run, params, mesh = restore_run(WORKDIR.value)
-    how = dataclasses.replace(run.sample, num=NUM.value, steps=STEPS.value or run.sample.steps)
-    how = dataclasses.replace(how, rollout=ROLLOUT.value or how.rollout, first=tuple(FIRST.value or how.first))
+    how = dataclasses.replace(run.sample, **{flag.name: flag.value for flag in HOW if flag.value is not None})
     labelled = "label" in sources.find(run.data.name, run.data.dir).info.features
     rows = []
     for row in (classes if labelled else texts)(run, params, mesh, how):
@@ -85,10 +86,12 @@ def classes(run: Run, params, mesh, how) -> Iterator[Row]:
     asked = (turns % (test["label"].max() + 1)).astype(np.int32)
     picked = np.random.default_rng(0).permutation(len(test["label"]))[turns % len(test["label"])]
     drawn = [name for name, stream in run.streams.items() if stream.head is not None]
+    others = [name for name in in_data(run.streams) if name not in (*drawn, "label")]
     parts = [part for count in range(len(drawn)) for part in itertools.combinations(drawn, count)]
     for guidance, part in itertools.product(map(float, GUIDANCE.value), parts):
-        wanted = test["label"][picked] if part else asked
-        given = {name: test[name][picked] for name in part} | ({"label": wanted} if "label" in run.streams else {})
+        wanted = test["label"][picked] if part or others else asked
+        given = {name: test[name][picked] for name in (*part, *others)}
+        given |= {"label": wanted} if "label" in run.streams else {}
         here = dataclasses.replace(how, guidance=guidance, given=())
         sample = gather(draw(run, params, mesh, here, examples=given))
         left = {name: judge for name, judge in judges.items() if name not in part}
