@@ -43,12 +43,12 @@ class VideoDigits(tfds.core.GeneratorBasedBuilder):
         for row, pixels, label in handwritten(split):
             rng = np.random.default_rng(row)
             for turn in range(EACH[split]):
-                yield row * EACH[split] + turn, {"clip": render(pixels, flight(rng)), "label": label}
+                yield row * EACH[split] + turn, {"clip": render(pixels, flight(rng, FRAMES)), "label": label}
 
 
-def flight(rng: np.random.Generator) -> np.ndarray:
-    """Positions [FRAMES, 2] of a digit from anywhere, at any of the velocities."""
-    return trajectory(rng.integers(WALL + 1, size=2), rng.choice(SPEEDS, size=2), FRAMES)
+def flight(rng: np.random.Generator, frames: int) -> np.ndarray:
+    """Positions [frames, 2] of a digit from anywhere, at any of the velocities."""
+    return trajectory(rng.integers(WALL + 1, size=2), rng.choice(SPEEDS, size=2), frames)
 
 
 def trajectory(start: np.ndarray, velocity: np.ndarray, frames: int) -> np.ndarray:
