@@ -23,7 +23,7 @@ def get_config():
         "image": stream("image", shape=(8, 8, 1), patch=2, levels="uniform()"),
         "name": stream("text", length=5),
         "speech": stream("audio", length=5120, patch=128, rate=8000),
-        "clip": stream("video", shape=(8, 16, 16, 1), patch=(1, 8, 8)),
+        "clip": stream("video", shape=(4, 16, 16, 1), patch=(1, 4, 4)),
     }
     config.model.update(width=128, depth=4, heads=4, block="modern", experts="streams", weights="learned")
     config.data.name = "joint_digits"
@@ -31,7 +31,7 @@ def get_config():
     config.optimizer.name = "muon"
     config.optimizer.learning_rate = 4e-3
     config.optimizer.decay = "linear"
-    config.train.steps = 9500
+    config.train.steps = 10_500
     config.train.levels = "corners"
     config.train.ema = 0.998
     config.sample.first = ("name",)

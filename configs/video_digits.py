@@ -19,6 +19,7 @@ def get_config():
     config = default()
     config.streams = {
         "clip": stream("video", shape=(8, 16, 16, 1), patch=(1, 4, 4)),
+        "past": stream("past", of="clip"),
         "label": stream("label", classes=10),
     }
     config.model.update(width=128, depth=4, heads=4, block="modern")
@@ -27,7 +28,7 @@ def get_config():
     config.optimizer.name = "muon"
     config.optimizer.learning_rate = 4e-3
     config.optimizer.decay = "linear"
-    config.train.steps = 12_000
+    config.train.steps = 9000
     config.train.ema = 0.999
     config.sample.given = ("label=all",)
     config.sample.num = 100
