@@ -31,11 +31,12 @@ def get_config():
     config.optimizer.name = "muon"
     config.optimizer.learning_rate = 4e-3
     config.optimizer.decay = "linear"
-    config.train.steps = 10_500
+    config.train.steps = 9500
     config.train.levels = "corners"
     config.train.ema = 0.998
-    config.sample.first = ("name",)
-    config.sample.guidance = 2.0
+    config.sample.first = ("name", "image")
+    config.sample.solver = "ancestral"
+    config.sample.guidance = 3.0
     config.sample.num = 16
     config.sample.batch = 250
     config.sample.steps = 25
