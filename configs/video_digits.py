@@ -4,10 +4,10 @@ python -m dit_jax.prepare video_digits
 python train.py --config=configs/video_digits.py --workdir=runs/video_digits
 python sample.py --workdir=runs/video_digits --rollout=clip=32:4
 
-A clip is drawn frame after frame, each given all before it. One core of a busy machine, about 90 min; guidance 2: 99.2 %
-of clips show their label, and 98.8 % at least in each single frame, where 98.4 % of the real ones do; a move is wrong by
-10.6 % of the speed (commit 1b28e5f, 2026-11-25, `python -m dit_jax.evaluate --workdir=runs/video_digits --num=500
---guidance=1,2`). Four times as long (`--num=200 --guidance=2 --rollout=clip=32:4`): 99.0 %, 98.0 % and 9.2 %.
+A clip is drawn frame after frame, each given all before it. One core of a busy machine, about 90 min; guidance 2:
+99.2 % of clips show their label, and 98.8 % at least in each single frame, where 98.4 % of the real ones do; a move is
+wrong by 10.6 % of the speed (commit 1b28e5f, 2026-11-25, `python -m dit_jax.evaluate --workdir=runs/video_digits
+--num=500 --guidance=1,2`). Four times as long (`--num=200 --guidance=2 --rollout=clip=32:4`): 99.0 %, 98.0 % and 9.2 %.
 
 All frames at once, without a past: 97.0 %, 93.0 % and 39 % after 12,000 updates (commit 5115476).
 """

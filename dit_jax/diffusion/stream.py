@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from dit_jax.diffusion.gaussian import Gaussian
@@ -65,10 +66,10 @@ def with_copies(streams: Streams, x: dict[str, Any]) -> dict[str, Any]:
 
 
 def present(streams: Streams, x: dict[str, Any]) -> dict[str, Any]:
-    """Which places along their first axis streams with a duration have before their end: {name: [B, length] bool}. A
-    hidden duration is longer than any."""
+    """Which places along their first axis streams with a duration have before their end: {name: [B, length] bool}. The
+    first always is, so that there is something to attend to; a hidden duration is longer than any."""
     lengths = {s.ends: (x[name], streams[s.ends].shape[0]) for name, s in streams.items() if s.ends}
-    return {name: np.arange(length) < values[:, None] for name, (values, length) in lengths.items()}
+    return {name: np.arange(length) < jnp.maximum(values, 1)[:, None] for name, (values, length) in lengths.items()}
 
 
 def order(streams: Streams) -> dict[str, np.ndarray]:
