@@ -16,7 +16,7 @@ from jax import Array
 from dit_jax.diffusion.grids import moving
 from dit_jax.diffusion.guidance import Guidance
 from dit_jax.diffusion.objective import Sample
-from dit_jax.diffusion.sampler import guided, walk
+from dit_jax.diffusion.sampler import guided, priors, walk
 from dit_jax.diffusion.solvers import SOLVERS, Solver
 from dit_jax.diffusion.stream import Streams, with_copies
 
@@ -47,7 +47,8 @@ def walk_cached(
         raise ValueError("a cache is for one stream with a past that is drawn alone")
     ((name, past),) = ((stream.copies, past) for past, stream in streams.items() if stream.copies)
     groups, top = streams[name].groups, float(schedule[name].max())
-    led = functools.partial(guided, streams=streams, keys=keys, given=given, guidance=guidance)
+    prior = priors(streams, keys)
+    led = functools.partial(guided, streams=streams, prior=prior, given=given, guidance=guidance)
 
     def finished(t: Sample) -> Array:
         return jnp.sum(t[name][0] == 0)

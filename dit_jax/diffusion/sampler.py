@@ -89,7 +89,8 @@ def walk(
     unless something else stands for them (see blockwise.py).
     """
     follow = follow or (lambda x, t: with_copies(streams, x))
-    prior, predict = priors(streams, keys), guided(predict, streams, keys, given, guidance)
+    prior = priors(streams, keys)
+    predict = guided(predict, streams, prior, given, guidance)
     moving = {name: streams[name].process for name in grids.moving(schedule)}
     rows = {name: jnp.asarray(row) for name, row in schedule.items()}
 
@@ -115,12 +116,14 @@ def walk(
     return x
 
 
-def guided(predict: Predict, streams: Streams, keys: Array, given: Iterable[str], guidance: Guidance | None) -> Predict:
+def guided(
+    predict: Predict, streams: Streams, prior: Sample, given: Iterable[str], guidance: Guidance | None
+) -> Predict:
     """predict, led by guidance away from one blind to what is given, but for durations: both hear as much of a clip.
-    What is absent is what a walk with these keys [B] starts from."""
+    prior: what streams hold when absent."""
     if guidance is None:
         return predict
-    prior, processes = priors(streams, keys), {name: stream.process for name, stream in streams.items()}
+    processes = {name: stream.process for name, stream in streams.items()}
     return guidance(predict, {name: prior[name] for name in given if not streams[name].ends}, processes)
 
 

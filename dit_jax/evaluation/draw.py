@@ -50,12 +50,12 @@ def draw(
     said = read_given(run.streams, how.given, how.num)
     given, known = ({name: value[rows] for name, value in part.items()} for part in (said.given, said.start))
     given |= examples or {}
-    leading = {name for name in (*given, *how.first) if name in run.streams and not run.streams[name].ends}
-    if isinstance(scale := how.scale(), dict) and not scale.keys() <= leading:
-        raise ValueError(f"guidance = {how.guidance!r} is for streams that are given: {', '.join(leading) or 'none'}")
     able = [name for name, stream in run.streams.items() if stream.head is not None]
     if not {*how.first} <= {*able}:
         raise ValueError(f"first = {','.join(how.first)} should be some of what is drawn: {', '.join(able)}")
+    leading = {name for name in (*given, *how.first) if not run.streams[name].ends}
+    if isinstance(scale := how.scale(), dict) and not scale.keys() <= leading:
+        raise ValueError(f"guidance = {how.guidance!r} is for streams that are given: {', '.join(leading) or 'none'}")
     if begun := [name for name in how.first if name in said.prefix]:
         raise ValueError(f"first = {','.join(how.first)}: {begun[0]} goes on from a given part, with all others")
     longer = how.longer()

@@ -435,8 +435,8 @@ def sight(streams: Streams, heard: dict[str, Array]) -> Array | None:
             heard[name][:, np.arange(n) * heard[name].shape[1] // n] if name in heard else jnp.ones((batch, n), bool)
             for name, n in every
         ]
-        now = jnp.concatenate(begun, axis=1)[:, None, None]
-        seen = now if seen is None else seen & now
+        audible = jnp.concatenate(begun, axis=1)[:, None, None]
+        seen = audible if seen is None else seen & audible
     return seen
 
 
