@@ -14,13 +14,13 @@ from pathlib import Path
 import numpy as np
 
 from dit_jax.data.digits import handwritten
-from dit_jax.data.video_digits import DIGIT, FRAMES, SIZE, SPEEDS, WALL, flight, render, trajectory
+from dit_jax.data.video_digits import DIGIT, FRAMES, SIZE, WALL, flight, paths, render
 
 LEVELS = 0.45, 0.55, 0.65, 0.75, 0.85, 0.95
 CLIPS = 24  # at each level
 
 PLACES = np.stack(np.meshgrid(*2 * [np.arange(WALL + 1)], indexing="ij"), -1).reshape(-1, 2)  # row after row
-AXIS = np.stack([trajectory(np.array([s]), np.array([v]), FRAMES)[:, 0] for s in range(WALL + 1) for v in SPEEDS])
+AXIS = paths(FRAMES)[0].T  # [states, frames]
 COURSES = (AXIS[:, None] * (WALL + 1) + AXIS[None]).reshape(-1, FRAMES)  # [courses, frames], each a row of PLACES
 
 

@@ -57,8 +57,8 @@ class AudioDigits(tfds.core.GeneratorBasedBuilder):
 
     def _generate_examples(self, clips: Iterator[tuple[int, np.ndarray]]) -> Iterator[tuple[int, dict]]:
         for row, (label, samples) in enumerate(clips):
-            duration = min(len(samples) - onset(samples, RATE), LENGTH)
-            yield row, {"speech": clip(samples), "duration": duration, "label": label}
+            heard = sounded(samples)
+            yield row, {"speech": standardised(heard, LENGTH), "duration": len(heard), "label": label}
 
 
 def spoken(voices: str) -> Iterator[tuple[int, np.ndarray]]:
@@ -78,7 +78,12 @@ def recorded() -> Iterator[tuple[int, np.ndarray]]:
 
 def clip(samples: np.ndarray) -> np.ndarray:
     """Samples -> float32 [LENGTH, 1], standardised, from the onset."""
-    return standardised(samples[onset(samples, RATE) :][:LENGTH], LENGTH)
+    return standardised(sounded(samples), LENGTH)
+
+
+def sounded(samples: np.ndarray) -> np.ndarray:
+    """Samples from the onset, as many as a clip holds."""
+    return samples[onset(samples, RATE) :][:LENGTH]
 
 
 def speaker() -> Callable[[str, str, int, int], np.ndarray]:

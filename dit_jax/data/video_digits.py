@@ -60,6 +60,12 @@ def trajectory(start: np.ndarray, velocity: np.ndarray, frames: int) -> np.ndarr
     return WALL - np.abs(line % (2 * WALL) - WALL)
 
 
+def paths(frames: int) -> tuple[np.ndarray, np.ndarray]:
+    """All there are along an axis: positions [frames, states], and the velocities [states]."""
+    start, velocity = (grid.ravel() for grid in np.meshgrid(np.arange(WALL + 1), SPEEDS))
+    return trajectory(start, velocity, frames), velocity
+
+
 def render(image: np.ndarray, positions: np.ndarray) -> np.ndarray:
     """A digit [8, 8] with its corner at positions [frames, 2] (row, column) -> frames [frames, 16, 16, 1], black
     elsewhere."""

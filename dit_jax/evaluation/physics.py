@@ -3,7 +3,7 @@ does it move as it should?"""
 
 import numpy as np
 
-from dit_jax.data.video_digits import DIGIT, SPEEDS, WALL, trajectory
+from dit_jax.data.video_digits import DIGIT, paths
 from dit_jax.evaluation.judge import Judge
 from dit_jax.streams.video import centres
 
@@ -35,15 +35,14 @@ def nearest(places: np.ndarray, known: int) -> tuple[np.ndarray, np.ndarray]:
     The least squares fit to the first `known` frames over all starts and velocities, and, because only the light of a
     digit is seen, over where in its box that is; of equal fits, the most central. Before a wall is met, some are.
     """
-    frames = places.shape[1]
-    start, velocity = np.meshgrid(np.arange(WALL + 1), SPEEDS)
-    paths = trajectory(start.ravel(), velocity.ravel(), frames) + (DIGIT - 1) / 2
-    gaps = places[..., None] - paths[None, :, None]  # [k, frames, 2, states]
+    corners, velocity = paths(places.shape[1])
+    middles = corners + (DIGIT - 1) / 2
+    gaps = places[..., None] - middles[None, :, None]  # [k, frames, 2, states]
     lean = np.clip(gaps[:, :known].mean(1), -LEAN, LEAN)
     error = np.square(gaps[:, :known] - lean[:, None]).mean(1) + 1e-6 * lean**2
     best = error.argmin(-1)[..., None]
-    exact = paths[:, best[..., 0]].transpose(1, 0, 2) + np.take_along_axis(lean, best, -1)[..., 0][:, None]
-    return exact, np.hypot(*velocity.ravel()[best[..., 0]].T)
+    exact = middles[:, best[..., 0]].transpose(1, 0, 2) + np.take_along_axis(lean, best, -1)[..., 0][:, None]
+    return exact, np.hypot(*velocity[best[..., 0]].T)
 
 
 def motion(clips: np.ndarray, known: int | None = None) -> dict[str, np.ndarray]:
