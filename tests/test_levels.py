@@ -103,39 +103,44 @@ def test_levels_of_groups_are_of_three_kinds():
     assert stats.kstest(last[:, 0], "uniform").pvalue > 1e-3
 
 
-def test_corners_have_the_mass_that_they_are_given():
-    n, tied, chance = 20_000, 0.5, {"given": 0.4, "drawn": 0.5, "absent": 0.1}
+def test_corners_are_filled_alike_in_every_split_of_the_others():
+    n, tied, kinds = 20_000, 0.5, ("given", "drawn", "absent")
     streams = {name: stream(Gaussian()) for name in "abc"} | {"label": stream(Masked(3), dropout(), drawn=False)}
-    together = levels.corners(tied, chance["given"], chance["absent"])
-    t = {name: np.asarray(values) for name, values in together(KEY, streams, n).items()}
+    t = {name: np.asarray(values) for name, values in levels.corners(tied)(KEY, streams, n).items()}
     drawn = np.stack([t[name] for name in "abc"], 1)
     part = np.where(drawn == 0, "given", np.where(drawn == 1, "absent", "drawn"))
-    # One stream, any, is drawn, whatever its chance; the others are what chance makes them, each by itself.
+    # One stream, any, is drawn. Shares that are uniform make each of the six splits of the two others as likely.
+    split = lambda others: 1 / 6 if others[0] == others[1] else 1 / 12
     expected = {
-        parts: n
-        / 3
-        * sum(np.prod([chance[p] for p in parts[:i] + parts[i + 1 :]]) * (parts[i] == "drawn") for i in range(3))
-        for parts in itertools.product(chance, repeat=3)
+        parts: n / 3 * sum(split(parts[:i] + parts[i + 1 :]) for i in range(3) if parts[i] == "drawn")
+        for parts in itertools.product(kinds, repeat=3)
+        if "drawn" in parts
     }
     found = collections.Counter(map(tuple, part.tolist()))
-    assert not found.keys() - {parts for parts, count in expected.items() if count}
-    possible = [parts for parts, count in expected.items() if count]
-    assert stats.chisquare([found[p] for p in possible], [expected[p] for p in possible]).pvalue > 1e-3
+    assert found.keys() == expected.keys()
+    assert stats.chisquare([found[p] for p in expected], list(expected.values())).pvalue > 1e-3
     inside = drawn[(part == "drawn").all(1)]
     assert np.mean(np.ptp(inside, axis=1) == 0) == pytest.approx(tied, abs=0.02)
     assert all(stats.kstest(column, "uniform").pvalue > 1e-3 for column in inside.T)
     np.testing.assert_array_equal(t["label"], levels.independent(KEY, streams, n)["label"])
 
 
+def both(streams, n):
+    """Levels of the two streams a and b in those of n examples in which both are drawn, tied."""
+    t = {name: np.asarray(values) for name, values in levels.corners(tied=1.0)(KEY, streams, n).items()}
+    first = [t[name].reshape(n, -1)[:, 0] for name in "ab"]
+    inside = np.all([level * (1 - level) > 0 for level in first], axis=0)
+    assert np.mean(inside) == pytest.approx(1 / 3, abs=0.05)
+    return (t[name][inside] for name in "ab")
+
+
 def test_a_tie_binds_streams_that_visit_different_levels():
-    streams = {"a": stream(Gaussian()), "b": stream(Gaussian(), logit_normal())}
-    t = levels.corners(tied=1.0, given=0.0, absent=0.0)(KEY, streams, 20_000)
-    np.testing.assert_array_equal(t["a"], t["b"])
+    a, b = both({"a": stream(Gaussian()), "b": stream(Gaussian(), logit_normal())}, 20_000)
+    np.testing.assert_array_equal(a, b)
     halves = lambda x: (x + stats.norm.cdf(logit(x))) / 2  # of the mixture of both distributions, each with half
-    assert stats.kstest(np.asarray(t["a"]), halves).pvalue > 1e-3
+    assert stats.kstest(a, halves).pvalue > 1e-3
 
 
 def test_a_tie_binds_every_group_of_a_stream():
-    streams = {"a": stream(Gaussian()), "clip": dataclasses.replace(stream(Gaussian()), groups=4)}
-    t = levels.corners(tied=1.0, given=0.0, absent=0.0)(KEY, streams, 64)
-    np.testing.assert_array_equal(t["clip"], np.repeat(t["a"][:, None], 4, 1))
+    a, b = both({"a": stream(Gaussian()), "b": dataclasses.replace(stream(Gaussian()), groups=4)}, 1000)
+    np.testing.assert_array_equal(b, np.repeat(a[:, None], 4, 1))

@@ -104,26 +104,28 @@ def independent(key: Array, streams: Streams, n: int) -> dict[str, Array]:
     return {name: of(name, stream) for name, stream in streams.items()}
 
 
-def corners(tied: float = 0.7, given: float = 0.35, absent: float = 0.25) -> Together:
+def corners(tied: float = 0.7) -> Together:
     """Independent levels, and the corners of their cube, where samplers walk but few levels fall.
 
-    Of the streams that can be drawn, one of each example, any, is drawn; each of the others is clean with probability
-    `given`, pure noise with probability `absent`, and else drawn as well. With probability `tied`, those that are drawn
-    are at one level, as they are while being drawn: one that any of all streams might have alone.
+    Of the streams that can be drawn, one of each example, any, is drawn; each of the others is clean, drawn as well, or
+    pure noise, with shares that are drawn for each example uniformly from all that add up to one: how many others are
+    of which kind is then as likely as any other split, such as all absent. With probability `tied`, those that are
+    drawn are at one level, as they are while being drawn: one that any of all streams might have alone.
     """
 
     def together(key: Array, streams: Streams, n: int) -> dict[str, Array]:
         able = [name for name, stream in streams.items() if stream.head is not None]
         t = independent(key, streams, n)
-        level, whose, tie, one, *parts = jax.random.split(jax.random.fold_in(key, 0), 4 + len(able))
+        level, whose, tie, one, shares, *parts = jax.random.split(jax.random.fold_in(key, 0), 5 + len(able))
         any_of, u = jax.random.randint(whose, (n,), 0, len(able)), stratified(level, n)
         shared = jnp.choose(any_of, [streams[name].levels(u) for name in able], mode="clip")
         tie, one = stratified(tie, n) < tied, jax.random.randint(one, (n,), 0, len(able))
+        clean, there = jnp.sort(jax.random.uniform(shares, (2, n)), axis=0)
         for i, name in enumerate(able):
             part, other = stratified(parts[i], n), one != i
             here = jnp.where(align(tie, t[name]), align(shared, t[name]), t[name])
-            here = jnp.where(align(other & (part > 1 - absent), here), 1.0, here)
-            t[name] = jnp.where(align(other & (part < given), here), 0.0, here)
+            here = jnp.where(align(other & (part > there), here), 1.0, here)
+            t[name] = jnp.where(align(other & (part < clean), here), 0.0, here)
         return t
 
     return together
