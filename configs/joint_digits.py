@@ -7,10 +7,11 @@ python sample.py --workdir=runs/joint_digits --num=8 --out=runs/joint_digits/sam
 python sample.py --workdir=runs/joint_digits --given=name=seven --out=runs/joint_digits/seven
 
 One core of a busy machine, about 180 min; the name is drawn first, then the image, and both guide the others: all four
-judges agree in 87.5 % of what is drawn jointly, and in 97.5 % of real data. Given a name, images show it in 100 %, speech
-in 100 % and clips in 96 %; the name is right for 96 % of held-out images, 84.5 % of spoken words and 83 % of clips
-(commit 2edb93e, 2026-11-25, `python -m dit_jax.evaluate --workdir=runs/joint_digits --num=200 --guidance=3`; LOG.md has
-other parts given the rest). The first 9,500 updates had fewer corners (LOG.md), and were paced for 10,500 and 9,500.
+judges agree in 87.5 % of what is drawn jointly, and in 97.5 % of real data. Given a name, images show it in 100 %,
+speech in 100 % and clips in 96 %; the name is right for 96 % of held-out images, 84.5 % of spoken words and 83 % of
+clips (commit 2edb93e, 2026-11-25, `python -m dit_jax.evaluate --workdir=runs/joint_digits --num=200
+--guidance=3`; LOG.md has every part given the rest). In the first 9,500 updates, paced
+for 10,500 and then 9,500, others were absent less often.
 """
 
 from dit_jax.config import default, stream
@@ -30,7 +31,7 @@ def get_config():
     config.optimizer.name = "muon"
     config.optimizer.learning_rate = 4e-3
     config.optimizer.decay = "linear"
-    config.train.steps = 25000
+    config.train.steps = 25_000
     config.train.levels = "corners"
     config.train.ema = 0.998
     config.sample.first = ("name", "image")

@@ -28,7 +28,7 @@ def get_config():
     config.optimizer.name = "muon"
     config.optimizer.learning_rate = 4e-3
     config.optimizer.decay = "linear"
-    config.train.steps = 22000
+    config.train.steps = 22_000
     config.train.ema = 0.999
     config.sample.given = ("label=all",)
     config.sample.num = 100
