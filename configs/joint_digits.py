@@ -31,7 +31,7 @@ def get_config():
     config.optimizer.name = "muon"
     config.optimizer.learning_rate = 4e-3
     config.optimizer.decay = "linear"
-    config.train.steps = 25_000
+    config.train.steps = 22_000
     config.train.levels = "corners"
     config.train.ema = 0.998
     config.sample.first = ("name", "image")

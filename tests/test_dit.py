@@ -15,6 +15,7 @@ import pytest
 
 import dit_jax as dj
 from dit_jax.diffusion.gaussian import Gaussian
+from dit_jax.diffusion.masked import Masked
 from dit_jax.diffusion.objective import total
 from dit_jax.diffusion.schedules import SCHEDULES
 from dit_jax.network.dit import BLOCKS, MODERN, PUBLISHED, REMAT, SIZES, DiTBlock, LevelEmbed, attend
@@ -486,6 +487,14 @@ def test_learned_weights_find_the_loss_of_every_stream_and_level():
         np.testing.assert_allclose(u, jnp.log(losses[name]), atol=0.1)
     clean = {name: jnp.zeros(2) for name in STREAMS}  # where the loss is 0, whose logarithm is to do no harm
     assert all(np.all(u == 0) for u in model.apply(params, clean, method="uncertainty").values())
+
+
+def test_only_squared_errors_are_weighted():
+    """A cross entropy of 0 is certainty, and would weigh without end."""
+    model, _ = network(weights="learned")
+    words = dataclasses.replace(model.streams["sound"], process=Masked(5))
+    model = dataclasses.replace(model, streams={**model.streams, "sound": words})
+    assert model.init(jax.random.key(0))["params"].keys() & {"expected_image", "expected_sound"} == {"expected_image"}
 
 
 def test_weights_are_no_part_of_a_network_that_has_none():

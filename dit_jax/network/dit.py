@@ -22,6 +22,7 @@ import numpy as np
 from einops import rearrange
 from jax import Array
 
+from dit_jax.diffusion.gaussian import Gaussian
 from dit_jax.diffusion.schedules import align
 from dit_jax.diffusion.stream import Streams, order, present
 from dit_jax.network.tokens import rotary, rotate, sincos
@@ -137,7 +138,7 @@ class LevelEmbed(nn.Module):
 
 class Uncertainty(nn.Module):
     """What loss is to be expected of a stream at its level, [B], as a logarithm; 0 at initialisation, and at t = 0,
-    where there is none. Within bounds: where tokens are hardly ever hidden, most losses are 0, and a few are large."""
+    where there is none. Within bounds, so that nothing learned by heart weighs without end."""
 
     width: int = 64
     most: float = 4.0
@@ -271,8 +272,9 @@ class DiT(nn.Module):
     """predict(x, t): what every stream with a head should become clean by.
 
     x: {name: [B, *shape]}, t: {name: [B] or [B, G]} -> {name: prediction}. Parameters and the residual path are
-    float32; `dtype` is that of matrix products. weights: whether the losses of streams and levels count alike, or each
-    as the network learns to expect it (see `objective.total`).
+    float32; `dtype` is that of matrix products. weights: whether the losses of streams and levels count alike, or
+    squared errors as the network learns to expect them (see `objective.total`): they become log-likelihoods, which
+    cross entropies are as they stand.
     """
 
     streams: Streams
@@ -287,8 +289,8 @@ class DiT(nn.Module):
     weights: str = "alike"
 
     def setup(self):
-        learned = self.weights == "learned"
-        self.expected = {name: Uncertainty() for name, s in self.streams.items() if learned and s.head is not None}
+        squared = [k for k, s in self.streams.items() if s.head is not None and isinstance(s.process, Gaussian)]
+        self.expected = {name: Uncertainty() for name in squared if self.weights == "learned"}
 
     def uncertainty(self, t: dict[str, Array]) -> dict[str, Array]:
         """The logarithm of the loss that is to be expected at levels t, {name: [B]}, where losses are weighted."""
