@@ -21,6 +21,7 @@ from dit_jax.command import run_command
 from dit_jax.config import restore_run
 from dit_jax.diffusion.grids import GRIDS
 from dit_jax.diffusion.guidance import COMBINE
+from dit_jax.diffusion.masked import REVEALS
 from dit_jax.diffusion.solvers import SOLVERS
 from dit_jax.diffusion.stream import Streams
 from dit_jax.evaluation.draw import between, draw, gather
@@ -43,6 +44,7 @@ HOW = (
     flags.DEFINE_string("weak", None, "WORKDIR of a worse run, for autoguidance"),
     flags.DEFINE_integer("steps", None, "solver steps; of text in blocks, steps of each block", lower_bound=1),
     flags.DEFINE_enum("solver", None, list(SOLVERS), "how to move from level to level"),
+    flags.DEFINE_enum("reveal", None, list(REVEALS), "which hidden tokens a step shows"),
     flags.DEFINE_enum("grid", None, list(GRIDS), "how the levels of the steps are spaced"),
     flags.DEFINE_float("shift", None, "of the levels, towards noise where it is above 1", lower_bound=1e-3),
     flags.DEFINE_list("first", None, "streams that are drawn before the others and then guide them: name"),

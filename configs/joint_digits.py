@@ -36,7 +36,8 @@ def get_config():
     config.train.ema = 0.998
     config.sample.first = ("name", "image")
     config.sample.solver = "ancestral"
-    config.sample.guidance = 3.0
+    config.sample.reveal = "confident"
+    config.sample.guidance = 1.5
     config.sample.num = 16
     config.sample.batch = 250
     config.sample.steps = 25

@@ -137,12 +137,10 @@ def _text(
     length: int,
     vocabulary: int = 256,
     levels: str = "uniform()",
-    reveal: str = "ancestral",
     blocks: int = 1,
     merges: str = "",
 ) -> Stream:
-    how = _called(levels, LEVELS, "levels"), _choose(REVEALS, reveal, "reveal")
-    return text(length, vocabulary, *how, blocks, merges)
+    return text(length, vocabulary, _called(levels, LEVELS, "levels"), blocks, merges)
 
 
 def _past(above: Streams, of: str = "text") -> Stream:
@@ -253,6 +251,7 @@ def _check(run: Run):
     for name in run.sample.first:
         _choose(dict.fromkeys(drawn), name, "sample.first")
     _choose(SOLVERS, run.sample.solver, "sample.solver")
+    _choose(REVEALS, run.sample.reveal, "sample.reveal")
     _choose(GRIDS, run.sample.grid, "sample.grid")
     _choose(COMBINE, run.sample.combine, "sample.combine")
     levels = [level for level in run.sample.interval if isinstance(level, int | float)]

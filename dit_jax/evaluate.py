@@ -22,6 +22,7 @@ from absl import flags
 from dit_jax.command import run_command
 from dit_jax.config import restore_run
 from dit_jax.data import audio_digits, pipeline, sources
+from dit_jax.diffusion.masked import REVEALS
 from dit_jax.diffusion.solvers import SOLVERS
 from dit_jax.diffusion.stream import Streams, in_data
 from dit_jax.evaluation import language_model, physics, speech, text
@@ -36,6 +37,7 @@ HOW = (  # fields of run.Sample; what is not said is as in the run
     flags.DEFINE_integer("num", 1000, "samples for each score, the classes in turn", lower_bound=1),
     flags.DEFINE_integer("steps", None, "solver steps", lower_bound=1),
     flags.DEFINE_enum("solver", None, list(SOLVERS), "how to move from level to level"),
+    flags.DEFINE_enum("reveal", None, list(REVEALS), "which hidden tokens a step shows"),
     flags.DEFINE_list("first", None, "streams that are drawn before the others"),
     flags.DEFINE_string("rollout", None, "STREAM=LENGTH:OVERLAP: longer than it was trained, in windows: clip=32:4"),
 )

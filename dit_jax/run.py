@@ -65,10 +65,10 @@ class Sample:
     given: what is given, as on the shell: ("label=all",). guidance: its scale, 1 for none, or "name=2,image=1.5", one
     for each given stream. interval: the levels at which it acts. combine: how it acts (see diffusion/guidance.py).
     channels: on how many of an image's, 0 for all. weak: a workdir whose newest checkpoint it leads away from, instead
-    of from the same network without what is given. grid: how the levels of the steps are spaced (see
-    diffusion/grids.py). first: streams that are drawn before the others, one by one, and then guide them as if they
-    had been given: ("name",). rollout: "clip=32:2", a stream that is to be that long, and the groups of it that each
-    window sees of the one before (see diffusion/rollout.py).
+    of from the same network without what is given. reveal: which tokens a step shows (see diffusion/masked.py). grid:
+    how the levels of the steps are spaced (see diffusion/grids.py). first: streams that are drawn before the others,
+    one by one, and then guide them as if they had been given: ("name",). rollout: "clip=32:2", a stream that is to be
+    that long, and the groups of it that each window sees of the one before (see diffusion/rollout.py).
     """
 
     every: int = 0
@@ -81,6 +81,7 @@ class Sample:
     weak: str = ""
     steps: int = 25
     solver: str = "2m"
+    reveal: str = "ancestral"
     grid: str = "uniform"
     shift: float = 1.0
     first: tuple = ()

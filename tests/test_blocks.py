@@ -25,7 +25,7 @@ from dit_jax.diffusion.objective import losses_at
 from dit_jax.diffusion.sampler import walk
 from dit_jax.diffusion.schedules import align
 from dit_jax.diffusion.solvers import SOLVERS
-from dit_jax.diffusion.stream import Stream
+from dit_jax.diffusion.stream import Stream, revealing
 from dit_jax.evaluation import text as evaluation
 from dit_jax.network.dit import BLOCKS, MODERN
 from dit_jax.parallel.mesh import make_mesh
@@ -49,7 +49,7 @@ LAW = np.array([[0.6, 0.4][c[0]] * STICK[c[0], c[1]] * STICK[c[1], c[2]] * STICK
 
 
 def chain(blocks):
-    return in_blocks(text(4, 2, reveal=confident, blocks=blocks))
+    return revealing(in_blocks(text(4, 2, blocks=blocks)), confident)
 
 
 def conditionals(blocks):

@@ -9,8 +9,11 @@ import pytest
 from jax.sharding import AxisType, Mesh
 from PIL import Image
 
-from configs import digits, text_kjv_blocks, video_digits
+import dit_jax as dj
+from configs import digits, text_kjv, text_kjv_blocks, video_digits
 from dit_jax.config import ConfigError, build
+from dit_jax.diffusion.masked import REVEALS
+from dit_jax.diffusion.stream import revealing
 from dit_jax.evaluation.draw import between, draw, gather
 from dit_jax.parallel.mesh import AXES, make_mesh
 
@@ -109,6 +112,7 @@ def test_the_sampler_compiles_once_however_many_batches(params):
     ("path", "value", "message"),
     [
         ("sample.grid", "karas", "sample.grid = 'karas' does not exist; did you mean 'karras'"),
+        ("sample.reveal", "confidant", "sample.reveal = 'confidant' does not exist; did you mean 'confident'"),
         ("sample.combine", "project", "sample.combine = 'project' does not exist; did you mean 'projected'"),
         ("sample.interval", [0.9, 0.1], r"sample.interval = \(0.9, 0.1\) should be two levels, 0 <= low <= high <= 1"),
         ("sample.interval", [0.0, 1.5], r"sample.interval = \(0.0, 1.5\) should be two levels"),
@@ -280,6 +284,19 @@ def test_a_rollout_of_what_is_not_there_or_has_no_frames_is_an_error(params, rol
 def test_a_scale_for_a_stream_that_is_not_given_is_an_error(params):
     with pytest.raises(ValueError, match="guidance = 'image=2' is for streams that are given: label"):
         next(draw(RUN, params, make_mesh(), dataclasses.replace(HOW, guidance="image=2")))
+
+
+def test_tokens_are_revealed_by_the_rule_that_is_asked_for():
+    config = {**RUN.config, "streams": json.loads(text_kjv.get_config().to_json())["streams"]}
+    config["streams"]["text"]["length"] = 8
+    run = build({**config, "sample": {"num": 8, "batch": 8, "steps": 12}})
+    params, drawn = scattered(run.model, 4), []
+    for name, rule in REVEALS.items():
+        drawn.append(gather(draw(run, params, make_mesh(), dataclasses.replace(run.sample, reveal=name)))["text"])
+        streams = revealing(run.streams, rule)
+        sampler = jax.jit(lambda key, streams=streams: dj.sample(run.model.bind(params), streams, key, 8, steps=12))
+        np.testing.assert_array_equal(drawn[-1], sampler(jax.random.key(run.sample.seed))["text"])
+    assert len(np.unique(drawn, axis=0)) == len(REVEALS)
 
 
 def test_text_in_blocks_is_drawn_with_a_cache_and_the_same_without(monkeypatch):

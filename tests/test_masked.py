@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import stats
 
 from dit_jax.diffusion.keys import example_keys, fold
 from dit_jax.diffusion.masked import REVEALS, VISIBLE, Masked, confident, remask
@@ -177,6 +178,16 @@ def test_the_surest_are_revealed_first_whatever_is_drawn_and_as_many_as_the_leve
     t, s = jnp.ones((1, 2)), jnp.array([[1.0, 1 / 3]])  # two groups, of which the first waits
     moved = Masked(2, confident).move(keys(1), jnp.full((1, 6), 2), logits, t, s)
     assert np.flatnonzero(moved[0] != 2).tolist() == [4, 5]
+
+
+def test_equally_sure_ones_come_in_random_order_and_rounding_errors_choose_none():
+    """Where all is hidden, a network with rotary positions says the same of each place, but for the last bits."""
+    which, noise = jax.random.split(jax.random.key(0), (600, 1)), 1e-6 * jax.random.normal(jax.random.key(1), (1, 6, 2))
+    move = jax.vmap(Masked(2, confident).move, in_axes=(0, None, None, None, None))
+    levels = jnp.ones(1), jnp.array([5 / 6])
+    exact, inexact = (move(which, jnp.full((1, 6), 2), logits, *levels) for logits in (0 * noise, noise))
+    np.testing.assert_array_equal(exact != 2, inexact != 2)
+    assert stats.chisquare(np.sum(exact != 2, axis=(0, 1))).pvalue > 0.01
 
 
 # A chain of four tokens, each 0 or 1, and what each token is, given any part of the others: [3, 3, 3, 3, 4, 2].

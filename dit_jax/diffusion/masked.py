@@ -46,17 +46,19 @@ def confident(keys: Array, hidden: Array, logits: Array, t: Array, s: Array) -> 
     """Those first whose most probable value is most probable, a share (t - s) / t of the hidden ones in each group.
 
     What is chosen depends on the distributions alone, never on the values that are drawn from them; choosing by the
-    probability of the value drawn, as LLaDA does, is biased even at one token a step. A share that is no whole number
-    is rounded up or down at random, so that as many are hidden as at s on average.
+    probability of the value drawn, as LLaDA does, is biased even at one token a step. Those within 0.001 nats of each
+    other come in random order: where all is hidden many are alike, and rounding errors would choose. A share that is no
+    whole number is rounded up or down at random, so that as many are hidden as at s on average.
     """
     groups = (*t.shape, 1)[:2]
     parts, each = (*groups, -1), (*groups, 1)
-    sure = jnp.max(jax.nn.log_softmax(logits.astype(jnp.float32)), axis=-1)
-    unsure = jnp.where(hidden, -sure, jnp.inf).reshape(parts)
+    sure = jnp.round(1000 * jnp.max(jax.nn.log_softmax(logits.astype(jnp.float32)), axis=-1))
+    lot = rng.uniform(rng.fold(keys, 0), hidden.shape[1:])
+    unsure = jnp.where(hidden, lot - sure, jnp.inf).reshape(parts)
     rank = jnp.argsort(jnp.argsort(unsure))
     count = jnp.sum(hidden.reshape(parts), axis=-1, keepdims=True)
     share = (s / jnp.maximum(t, 1e-6)).reshape(each)
-    left = jnp.floor(count * share + rng.uniform(keys, each[1:]))
+    left = jnp.floor(count * share + rng.uniform(rng.fold(keys, 1), each[1:]))
     return ~hidden | (rank < count - left).reshape(hidden.shape)
 
 

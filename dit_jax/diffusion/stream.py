@@ -10,7 +10,7 @@ import numpy as np
 
 from dit_jax.diffusion.gaussian import Gaussian
 from dit_jax.diffusion.levels import Quantile
-from dit_jax.diffusion.masked import Masked
+from dit_jax.diffusion.masked import Masked, Reveal
 from dit_jax.diffusion.span import Span
 
 Process = Gaussian | Masked | Span
@@ -58,6 +58,13 @@ Streams = dict[str, Stream]
 def in_data(streams: Streams) -> Streams:
     """The streams that a data set has to have: all but the span and what copies others."""
     return {name: s for name, s in streams.items() if not isinstance(s.process, Span) and not s.copies}
+
+
+def revealing(streams: Streams, reveal: Reveal) -> Streams:
+    """The same streams, whose hidden tokens samplers show by this rule, such as a row of masked.REVEALS."""
+    replace = dataclasses.replace
+    masked = {name: stream for name, stream in streams.items() if isinstance(stream.process, Masked)}
+    return streams | {k: replace(s, process=replace(s.process, reveal=reveal)) for k, s in masked.items()}
 
 
 def with_copies(streams: Streams, x: dict[str, Any]) -> dict[str, Any]:

@@ -16,10 +16,11 @@ from dit_jax.diffusion.blockwise import blockwise, walk_cached
 from dit_jax.diffusion.gaussian import Gaussian
 from dit_jax.diffusion.interpolate import slerp
 from dit_jax.diffusion.keys import example_keys
+from dit_jax.diffusion.masked import REVEALS
 from dit_jax.diffusion.rollout import rollout
 from dit_jax.diffusion.sampler import climb, in_turn, priors, walk
 from dit_jax.diffusion.solvers import SOLVERS
-from dit_jax.diffusion.stream import Streams
+from dit_jax.diffusion.stream import Streams, revealing
 from dit_jax.network.dit import DiT
 from dit_jax.parallel.mesh import BATCH, batch_devices, shardings
 from dit_jax.run import Run, Sample
@@ -63,6 +64,7 @@ def draw(
         raise ValueError(f"rollout = {how.rollout!r} is for one of {', '.join(run.streams)}, from noise or a prefix")
     bind, params = _networks(run, params, mesh, how, weak)
     spread = NamedSharding(mesh, BATCH)
+    streams = revealing(run.streams, REVEALS[how.reveal])
 
     @jax.jit
     def sampler(params, key, rows, given, start):
@@ -70,16 +72,16 @@ def draw(
         keys, guidance = example_keys(key, rows), how.guide(*others)
 
         def window(keys, given, prefix, drawn=None):
-            schedule = grids.rows(run.streams, given, how.steps, how.shift, grids.GRIDS[how.grid], prefix, drawn)
+            schedule = grids.rows(streams, given, how.steps, how.shift, grids.GRIDS[how.grid], prefix, drawn)
             rest = keys, given, schedule, SOLVERS[how.solver], guidance, start
-            if not others and blockwise(run.streams, schedule):
-                return walk_cached(functools.partial(run.model.recall, params[0]), run.streams, *rest)
-            return walk(predict, run.streams, *rest)
+            if not others and blockwise(streams, schedule):
+                return walk_cached(functools.partial(run.model.recall, params[0]), streams, *rest)
+            return walk(predict, streams, *rest)
 
         def stage(given, drawn):
             if longer is None or drawn is not None:
                 return window(keys, given, said.prefix, drawn)
-            return rollout(window, run.streams, keys, *longer, given, said.prefix)
+            return rollout(window, streams, keys, *longer, given, said.prefix)
 
         return in_turn(stage, given, how.first)
 

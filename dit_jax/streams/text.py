@@ -9,7 +9,7 @@ import numpy as np
 
 from dit_jax.data import bpe
 from dit_jax.diffusion.levels import Quantile, uniform
-from dit_jax.diffusion.masked import Masked, Reveal, ancestral
+from dit_jax.diffusion.masked import Masked
 from dit_jax.diffusion.stream import Stream
 from dit_jax.network.tokens import TIME, positions
 
@@ -18,17 +18,16 @@ def text(
     length: int,
     vocabulary: int = 256,
     levels: Quantile = uniform(),
-    reveal: Reveal = ancestral,
     blocks: int = 1,
     merges: str = "",
 ) -> Stream:
     """`length` bytes below `vocabulary`, or as many tokens; a shorter text is followed by NUL bytes, which are tokens
     like any other.
 
-    levels: if uniform, the loss is the bound. reveal: how a sampler shows tokens, such as a row of masked.REVEALS.
-    blocks: how many equal parts are drawn one after another, if there is a stream `past` of this one. merges: those of
-    a byte-pair encoding, as data/bpe.py writes them; each is a token more than the 256 bytes. Raises ValueError for a
-    vocabulary that bytes do not have, for merges of less than all bytes, and for blocks that are not equal.
+    levels: if uniform, the loss is the bound. blocks: how many equal parts are drawn one after another, if there is a
+    stream `past` of this one. merges: those of a byte-pair encoding, as data/bpe.py writes them; each is a token more
+    than the 256 bytes. Raises ValueError for a vocabulary that bytes do not have, for merges of less than all bytes,
+    and for blocks that are not equal.
     """
     if not 2 <= vocabulary <= 256:
         raise ValueError(f"vocabulary = {vocabulary} should be 2 ... 256: a token is a byte")
@@ -41,7 +40,7 @@ def text(
     pieces = bpe.pieces(pairs)[:tokens]
     return Stream(
         shape=(length,),
-        process=Masked(tokens, reveal),
+        process=Masked(tokens),
         levels=levels,
         positions=positions((length,), (TIME,)),
         embed=lambda width, dtype, name: nn.Embed(
