@@ -48,6 +48,7 @@ HOW = (
     flags.DEFINE_enum("grid", None, list(GRIDS), "how the levels of the steps are spaced"),
     flags.DEFINE_float("shift", None, "of the levels, towards noise where it is above 1", lower_bound=1e-3),
     flags.DEFINE_list("first", None, "streams that are drawn before the others and then guide them: name"),
+    flags.DEFINE_list("drawn", None, "streams to draw; default: all that are not given"),
     flags.DEFINE_string("rollout", None, "STREAM=LENGTH:OVERLAP: longer than it was trained, in windows: clip=32:2"),
     flags.DEFINE_integer("seed", None, "sample i of a seed is the same for every num, batch and number of devices"),
     flags.DEFINE_integer("batch", None, "samples drawn at a time", lower_bound=1),
@@ -83,27 +84,28 @@ def main():
     with progress(how.num, 0, "sampling") as show:
         for batch in draw(run, params, mesh, how, weak, start):
             batches.append(batch)
-            done += len(batch[next(iter(run.streams))])
+            done += len(next(iter(batch.values())))
             show(done)
     seconds = time.monotonic() - begin
     sample = gather(batches)
+    streams = {name: stream for name, stream in run.streams.items() if name in sample}
 
     out = Path(OUT.value)
     out.mkdir(parents=True, exist_ok=True)
     protocol = {"workdir": WORKDIR.value, "interpolate": INTERPOLATE.value, **dataclasses.asdict(how)}
     protocol["guidance"] = how.scale()
-    arrays = {**sample, **pictures(run.streams, sample)}
+    arrays = {**sample, **pictures(streams, sample)}
     np.savez(out / "samples.npz", **arrays, seed=how.seed, protocol=json.dumps(protocol))
-    for name, stream in run.streams.items():
+    for name, stream in streams.items():
         if stream.save is not None:
             (out / name).mkdir(exist_ok=True)
             for i, example in enumerate(sample[name]):
                 stream.save(example, out / name / str(i))
-    picture = sheet(run.streams, sample)
+    picture = sheet(streams, sample)
     if picture is not None:
         Image.fromarray(picture).save(out / "samples.png")
         if start is not None:
-            write_clip(out / "interpolation.gif", run.streams, sample)
+            write_clip(out / "interpolation.gif", streams, sample)
     rate = f"{how.num} samples in {seconds:.1f} s, {how.num / seconds:.1f} a second with compilation"
     print(f"{rate}: {out / ('samples.npz' if picture is None else 'samples.png')}")
 

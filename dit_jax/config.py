@@ -250,6 +250,8 @@ def _check(run: Run):
         raise ConfigError(f"train.objective = {run.train.objective!r} is for streams without groups, such as frames")
     for name in run.sample.first:
         _choose(dict.fromkeys(drawn), name, "sample.first")
+    for name in run.sample.drawn:
+        _choose(dict.fromkeys(drawn), name, "sample.drawn")
     _choose(SOLVERS, run.sample.solver, "sample.solver")
     _choose(REVEALS, run.sample.reveal, "sample.reveal")
     _choose(GRIDS, run.sample.grid, "sample.grid")

@@ -67,8 +67,9 @@ class Sample:
     channels: on how many of an image's, 0 for all. weak: a workdir whose newest checkpoint it leads away from, instead
     of from the same network without what is given. reveal: which tokens a step shows (see diffusion/masked.py). grid:
     how the levels of the steps are spaced (see diffusion/grids.py). first: streams that are drawn before the others,
-    one by one, and then guide them as if they had been given: ("name",). rollout: "clip=32:2", a stream that is to be
-    that long, and the groups of it that each window sees of the one before (see diffusion/rollout.py).
+    one by one, and then guide them as if they had been given: ("name",). drawn: which are drawn at all, () for all that
+    are not given; any other is marginalised out. rollout: "clip=32:2", a stream that is to be that long, and the groups
+    of it that each window sees of the one before (see diffusion/rollout.py).
     """
 
     every: int = 0
@@ -85,6 +86,7 @@ class Sample:
     grid: str = "uniform"
     shift: float = 1.0
     first: tuple = ()
+    drawn: tuple = ()
     rollout: str = ""
     seed: int = 0
     batch: int = 64

@@ -149,8 +149,8 @@ def test_sampling_writes_arrays_protocol_and_picture(straight, tmp_path):
 
 def test_every_choice_of_a_sampler_has_its_flag(straight, tmp_path):
     chosen = {"num": 2, "guidance": 2.0, "combine": "projected", "channels": 1, "interval": [0.1, 0.9], "steps": 3}
-    chosen |= {"solver": "heun", "grid": "karras", "shift": 2.0, "seed": 5, "batch": 3}
-    chosen |= {"first": ["image"], "weak": str(straight)}
+    chosen |= {"solver": "heun", "reveal": "remask", "grid": "karras", "shift": 2.0, "seed": 5, "batch": 3}
+    chosen |= {"first": ["image"], "drawn": ["image"], "weak": str(straight)}
     said = {name: ",".join(map(str, value)) if isinstance(value, list) else value for name, value in chosen.items()}
     flags = [f"--{name}={value}" for name, value in said.items()]
     run("sample.py", f"--workdir={straight}", *flags, "--given=label=1", f"--out={tmp_path}")

@@ -12,7 +12,9 @@ from PIL import Image
 import dit_jax as dj
 from configs import digits, text_kjv, text_kjv_blocks, video_digits
 from dit_jax.config import ConfigError, build
+from dit_jax.diffusion.keys import example_keys
 from dit_jax.diffusion.masked import REVEALS
+from dit_jax.diffusion.sampler import priors
 from dit_jax.diffusion.stream import revealing
 from dit_jax.evaluation.draw import between, draw, gather
 from dit_jax.parallel.mesh import AXES, make_mesh
@@ -297,6 +299,25 @@ def test_tokens_are_revealed_by_the_rule_that_is_asked_for():
         sampler = jax.jit(lambda key, streams=streams: dj.sample(run.model.bind(params), streams, key, 8, steps=12))
         np.testing.assert_array_equal(drawn[-1], sampler(jax.random.key(run.sample.seed))["text"])
     assert len(np.unique(drawn, axis=0)) == len(REVEALS)
+
+
+def test_any_subset_can_be_drawn_and_the_rest_is_as_if_it_had_never_been_asked_for():
+    """Drawn alone, an image is what the levels of the other stream at t = 1 make of it, and the other is left out."""
+    clip = json.loads(video_digits.get_config().to_json())["streams"]["clip"]
+    config = {**RUN.config, "streams": {**RUN.config["streams"], "clip": clip}}
+    run = build({**config, "sample": {"num": 4, "batch": 4, "steps": 3, "first": ("clip",)}})
+    params, one = scattered(run.model, 5), dataclasses.replace(run.sample, drawn=("image",))
+    alone = gather(draw(run, params, make_mesh(), one))
+    assert alone.keys() == {"image", "label"}
+    sampler = jax.jit(lambda key: dj.sample(run.model.bind(params), run.streams, key, 4, steps=3, drawn=["image"]))
+    found = sampler(jax.random.key(0))
+    np.testing.assert_allclose(alone["image"], found["image"], atol=1e-4)
+    np.testing.assert_array_equal(
+        found["clip"], priors(run.streams, example_keys(jax.random.key(0), np.arange(4)))["clip"]
+    )
+    assert np.max(np.abs(alone["image"] - gather(draw(run, params, make_mesh(), run.sample))["image"])) > 0.01
+    with pytest.raises(ValueError, match="drawn = label should be some of: image, clip"):
+        next(draw(run, params, make_mesh(), dataclasses.replace(one, drawn=("label",))))
 
 
 def test_text_in_blocks_is_drawn_with_a_cache_and_the_same_without(monkeypatch):

@@ -40,18 +40,19 @@ def sample(
     start: Sample | None = None,
     prefix: dict[str, int] | None = None,
     first: Iterable[str] = (),
+    drawn: Iterable[str] | None = None,
 ) -> Sample:
     """Draw samples 0 ... num - 1 of a key: {name: [num, *shape]}.
 
     given: {name: [num, *shape]} clean values of some streams; of those in prefix {name: number of groups}, only the
-    first groups are. Streams that can be drawn are drawn together, and any other is marginalised out. start: {name:
-    [num, *shape]} what drawn streams are at t = 1, instead of their prior: text of which some is known, say. first:
-    streams that are drawn before the others (see `in_turn`).
+    first groups are. drawn: the streams that are drawn, together, or None for all that can be; any other is
+    marginalised out. start: {name: [num, *shape]} what drawn streams are at t = 1, instead of their prior: text of
+    which some is known, say. first: streams that are drawn before the others (see `in_turn`).
     """
     keys = example_keys(key, jnp.arange(num))
 
-    def draw(given, drawn):
-        schedule = grids.rows(streams, given, steps, shift, grid, prefix, drawn)
+    def draw(given, now):
+        schedule = grids.rows(streams, given, steps, shift, grid, prefix, now or drawn)
         return walk(predict, streams, keys, given, schedule, solver, guidance, start)
 
     return in_turn(draw, given or {}, first)

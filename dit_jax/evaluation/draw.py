@@ -41,9 +41,10 @@ def draw(
     """Yield samples 0 ... how.num - 1 of a seed, in order, in batches {name: [at most how.batch, *shape]}.
 
     Sample i depends on neither the number of samples, nor the batch, nor the mesh. The batch is rounded up to a
-    multiple of the mesh, and the last one filled up, so that there is one program to compile. weak: the network that
-    how.weak names. start: {name: [num, *shape]}, what streams are at t = 1; such samples share all else, which is
-    sample 0's: what it is given, and the noise of its steps. examples: {name: [num, *shape]}, given beside how.given.
+    multiple of the mesh, and the last one filled up, so that there is one program to compile. A stream that could be
+    drawn and is not is left out. weak: the network that how.weak names. start: {name: [num, *shape]}, what streams are
+    at t = 1; such samples share all else, which is sample 0's: what it is given, and the noise of its steps. examples:
+    {name: [num, *shape]}, given beside how.given.
 
     Raises ValueError if what is given cannot be read, or if the weak network is missing or has other streams.
     """
@@ -52,12 +53,17 @@ def draw(
     given, known = ({name: value[rows] for name, value in part.items()} for part in (said.given, said.start))
     given |= examples or {}
     able = [name for name, stream in run.streams.items() if stream.head is not None]
+    left = [name for name in able if name not in given or name in said.prefix]
+    if not {*how.drawn} <= {*left}:
+        raise ValueError(f"drawn = {','.join(how.drawn)} should be some of: {', '.join(left)}")
+    drawn = how.drawn or able
     if not {*how.first} <= {*able}:
         raise ValueError(f"first = {','.join(how.first)} should be some of what is drawn: {', '.join(able)}")
-    leading = {name for name in (*given, *how.first) if not run.streams[name].ends}
+    first = [name for name in how.first if name in drawn]
+    leading = {name for name in (*given, *first) if not run.streams[name].ends}
     if isinstance(scale := how.scale(), dict) and not scale.keys() <= leading:
         raise ValueError(f"guidance = {how.guidance!r} is for streams that are given: {', '.join(leading) or 'none'}")
-    if begun := [name for name in how.first if name in said.prefix]:
+    if begun := [name for name in first if name in said.prefix]:
         raise ValueError(f"first = {','.join(how.first)}: {begun[0]} goes on from a given part, with all others")
     longer = how.longer()
     if longer is not None and (longer[0] not in run.streams or known or start):
@@ -71,24 +77,25 @@ def draw(
         predict, *others = bind(params)
         keys, guidance = example_keys(key, rows), how.guide(*others)
 
-        def window(keys, given, prefix, drawn=None):
+        def window(keys, given, prefix, drawn=drawn):
             schedule = grids.rows(streams, given, how.steps, how.shift, grids.GRIDS[how.grid], prefix, drawn)
             rest = keys, given, schedule, SOLVERS[how.solver], guidance, start
             if not others and blockwise(streams, schedule):
                 return walk_cached(functools.partial(run.model.recall, params[0]), streams, *rest)
             return walk(predict, streams, *rest)
 
-        def stage(given, drawn):
-            if longer is None or drawn is not None:
-                return window(keys, given, said.prefix, drawn)
+        def stage(given, now):
+            if longer is None or now is not None:
+                return window(keys, given, said.prefix, now or drawn)
             return rollout(window, streams, keys, *longer, given, said.prefix)
 
-        return in_turn(stage, given, how.first)
+        return in_turn(stage, given, first)
 
     for these in equal_batches(how.num, how.batch, mesh):
         inputs = jax.tree.map(lambda values, these=these: values[these], (rows, given, known | (start or {})))
-        drawn = sampler(params, jax.random.key(how.seed), *jax.device_put(inputs, spread))
-        yield {name: np.asarray(array)[: how.num - these[0]] for name, array in drawn.items()}
+        sample = sampler(params, jax.random.key(how.seed), *jax.device_put(inputs, spread))
+        kept = {name: array for name, array in sample.items() if name not in left or name in drawn}
+        yield {name: np.asarray(array)[: how.num - these[0]] for name, array in kept.items()}
 
 
 def equal_batches(num: int, batch: int, mesh: Mesh) -> Iterator[np.ndarray]:

@@ -22,7 +22,7 @@ def train_judge(features: np.ndarray, labels: np.ndarray) -> Judge:
 
 def train_judges(streams: Streams, real: dict[str, np.ndarray], labels: np.ndarray) -> dict[str, Judge]:
     """Real examples {name: [n, *shape]} and their labels [n] -> a judge of each stream that is drawn and can be judged:
-    a support vector machine on its features or, for words, who knows those in the data and no other."""
+    a support vector machine on its features or, where each label has one word, who knows these and no other."""
 
     def judge(stream: Stream, examples: np.ndarray) -> Judge:
         if isinstance(stream.process, Masked):
@@ -33,18 +33,19 @@ def train_judges(streams: Streams, real: dict[str, np.ndarray], labels: np.ndarr
         of_features = train_judge(features(examples), labels)
         return lambda x: of_features(features(x))
 
-    return {name: judge(stream, real[name]) for name, stream in streams.items() if judged(stream)}
+    def judged(stream: Stream, examples: np.ndarray) -> bool:
+        if isinstance(stream.process, Masked):
+            return len(np.unique(examples, axis=0)) == len(np.unique(labels))
+        return stream.features is not None
+
+    drawn = {name: stream for name, stream in streams.items() if stream.head is not None}
+    return {name: judge(stream, real[name]) for name, stream in drawn.items() if judged(stream, real[name])}
 
 
 def described(streams: Streams, examples: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The features of examples {name: [n, *shape]} in each stream that is drawn and has some: {name: [n, d]}."""
     drawn = {name: stream.features for name, stream in streams.items() if stream.head is not None}
     return {name: features(examples[name]) for name, features in drawn.items() if features is not None}
-
-
-def judged(stream: Stream) -> bool:
-    """Whether a judge has something to go by: features, or words."""
-    return stream.head is not None and (stream.features is not None or isinstance(stream.process, Masked))
 
 
 def scores(
@@ -57,7 +58,8 @@ def scores(
     """What judges say of a sample {name: [k, *shape]} that should have these labels [k], or any where there are none.
 
     NAME/agreement: the share of which a stream's judge sees that label. NAME/frechet: the Frechet distance of its
-    features to those of held-out real examples, {name: [n, d]}. coherence: the share in which all judges see one label.
+    features to those of held-out real examples, {name: [n, d]}. coherence: the share in which all judges see one label,
+    and the one that it should have.
     """
     found, seen = {}, {name: judge(sample[name]) for name, judge in judges.items()}
     for name, label in seen.items():
@@ -66,7 +68,7 @@ def scores(
         if (features := streams[name].features) is not None:
             found[f"{name}/frechet"] = frechet_distance(features(sample[name]), held_out[name])
     if len(seen) > 1:
-        first, *others = seen.values()
-        agree = np.all([label == first for label in others], axis=0) & (first != NOTHING)
+        one = next(iter(seen.values())) if labels is None else labels
+        agree = np.all([label == one for label in seen.values()], axis=0) & (one != NOTHING)
         found["coherence"] = float(np.mean(agree))
     return found
