@@ -103,16 +103,22 @@ def test_a_still_image_is_the_beginning_of_a_clip(tmp_path):
     stream, pixels = video((5, 4, 4, 1)), np.arange(16, dtype=np.uint8).reshape(4, 4) * 16
     Image.fromarray(pixels).save(tmp_path / "a.png")
     said = read_given({"clip": stream}, [f"clip={tmp_path}/a.png:prefix=1"], 2)
-    np.testing.assert_array_equal(
-        said.given["clip"], np.broadcast_to(pixels[..., None] / np.float32(127.5) - 1, (2, 5, 4, 4, 1))
-    )
-    assert said.prefix == {"clip": 1}
+    picture = pixels[..., None] / np.float32(127.5) - 1
+    np.testing.assert_array_equal(said.given["clip"][:, 0], np.broadcast_to(picture, (2, 4, 4, 1)))
+    assert said.prefix == {"clip": 1} and np.all(np.isfinite(said.given["clip"]))
 
 
-def test_a_short_clip_goes_on_with_its_last_frame(tmp_path):
-    clip = bytes_in((2, 4, 4, 1))
-    file = video((2, 4, 4, 1)).save(clip, tmp_path / "a")
-    np.testing.assert_array_equal(video((4, 4, 4, 1)).read(str(file))[0], clip[[0, 1, 1, 1]])
+def test_a_short_clip_is_a_beginning_or_an_error_that_says_how_long_it_is(tmp_path):
+    clip, stream = bytes_in((3, 4, 4, 1)), video((6, 4, 4, 1), patch=(2, 2, 2))
+    file, longer = video((3, 4, 4, 1), patch=(1, 2, 2)).save(clip, tmp_path / "a"), bytes_in((4, 4, 4, 1))
+    longer = video((4, 4, 4, 1), patch=(1, 2, 2)).save(longer, tmp_path / "b")
+    said = read_given({"clip": stream}, [f"clip={file}:prefix=1"], 1)
+    np.testing.assert_array_equal(said.given["clip"][0, :2], clip[:2])
+    for ending in ("", f",{longer}", ":prefix=2", f",{longer}:prefix=2"):
+        with pytest.raises(ValueError, match="there are 1 of 3 groups of clip: add :prefix=1"):
+            read_given({"clip": stream}, [f"clip={file}{ending}"], 2)
+    with pytest.raises(ValueError, match="there are 2 of 3 groups of clip: add :prefix=2"):
+        read_given({"clip": stream}, [f"clip={longer}"], 1)
 
 
 def test_what_cannot_be_read_is_an_error_that_names_it(tmp_path):

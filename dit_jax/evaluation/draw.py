@@ -81,8 +81,10 @@ def draw(
             schedule = grids.rows(streams, given, how.steps, how.shift, grids.GRIDS[how.grid], prefix, drawn)
             rest = keys, given, schedule, SOLVERS[how.solver], guidance, start
             if not others and blockwise(streams, schedule):
-                return walk_cached(functools.partial(run.model.recall, params[0]), streams, *rest)
-            return walk(predict, streams, *rest)
+                sample = walk_cached(functools.partial(run.model.recall, params[0]), streams, *rest)
+            else:
+                sample = walk(predict, streams, *rest)
+            return {name: x for name, x in sample.items() if name in drawn or name not in left}
 
         def stage(given, now):
             if longer is None or now is not None:
@@ -94,8 +96,7 @@ def draw(
     for these in equal_batches(how.num, how.batch, mesh):
         inputs = jax.tree.map(lambda values, these=these: values[these], (rows, given, known | (start or {})))
         sample = sampler(params, jax.random.key(how.seed), *jax.device_put(inputs, spread))
-        kept = {name: array for name, array in sample.items() if name not in left or name in drawn}
-        yield {name: np.asarray(array)[: how.num - these[0]] for name, array in kept.items()}
+        yield {name: np.asarray(array)[: how.num - these[0]] for name, array in sample.items()}
 
 
 def equal_batches(num: int, batch: int, mesh: Mesh) -> Iterator[np.ndarray]:

@@ -37,7 +37,12 @@ def read_given(streams: Streams, texts: Sequence[str], num: int) -> Given:
                 raise ValueError(f"--given={text}: the prefix of {name}, {stream.groups} groups, should be {most}")
             found.prefix[name] = int(count)
         values = readers[name](value)
-        values = values[np.arange(num) % len(values)]
+        parts = np.isnan(values).reshape(len(values), stream.groups, -1).any(-1)
+        if parts[:, : found.prefix.get(name)].any():
+            whole = parts.argmax(1)[parts.any(1)].min()
+            has = f"there are {whole} of {stream.groups} groups of {name}"
+            raise ValueError(f"--given={text}: {has}: add :prefix={whole}")
+        values = np.nan_to_num(values)[np.arange(num) % len(values)]
         gaps = isinstance(stream.process, Masked) and np.any(values == stream.process.vocabulary)
         (found.start if gaps else found.given)[name] = values
     return found

@@ -45,9 +45,9 @@ def video(
 def read(text: str, shape: tuple[int, ...]) -> np.ndarray:
     """'a.gif' or 'a.gif,b.webp' -> clips [k, *shape] in [-1, 1], frames fitted to the shape as images are.
 
-    A frame that is shown for longer than the shortest counts as several. What has fewer frames than the shape, such as
-    a still image, goes on with its last: 'a.png:prefix=1' is a beginning. Raises OSError, naming the file, for one that
-    cannot be read, and ValueError for one with too many frames.
+    A frame that is shown for longer than the shortest counts as several. Of frames that a file lacks, as a still image
+    does all but one, nothing is known: NaN. Raises OSError, naming the file, for one that cannot be read, and
+    ValueError for one with too many frames.
     """
 
     def clip(file: str) -> np.ndarray:
@@ -62,7 +62,7 @@ def read(text: str, shape: tuple[int, ...]) -> np.ndarray:
         every = np.repeat(frames, np.rint(np.divide(times, min(times))).astype(int), axis=0)
         if len(every) > shape[0]:
             raise ValueError(f"{file} has {len(every)} frames, and a clip here has {shape[0]}: cut it to that many")
-        return every[np.minimum(np.arange(shape[0]), len(every) - 1)]
+        return np.pad(every, [(0, shape[0] - len(every)), (0, 0), (0, 0), (0, 0)], constant_values=np.nan)
 
     return np.stack([clip(file) for file in text.split(",")])
 
