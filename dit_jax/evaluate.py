@@ -1,7 +1,7 @@
 """Score a run: python -m dit_jax.evaluate --workdir=runs/digits
 
 Judges that have seen real held-out data only look at samples: how often each stream shows the label that was asked for,
-and the Frechet distance of its features to held-out data. The same scores of all other real data stand beside them.
+and the Frechet distance of its features to held-out data. The same scores of as many real examples stand beside them.
 Streams that are drawn together are scored together, and each part of them given the rest, taken from held-out data.
 Clips are held against exact physics, words are heard by a recogniser, and text without labels is scored in bits a byte,
 its samples by a language model too.
@@ -82,6 +82,8 @@ def classes(run: Run, params, mesh, how) -> Iterator[Row]:
 
     for split in ("train", *sorted(info.splits.keys() - {"train", "test"})):
         real = whole(run, split, streams)
+        some = np.random.default_rng(0).permutation(len(real["label"]))[: how.num]
+        real = {name: values[some] for name, values in real.items()}
         yield {"what": f"real data, {split} split", "scores": found(judges, real, real["label"])}
 
     turns = np.arange(how.num)
