@@ -6,12 +6,11 @@ python train.py --config=configs/joint_digits.py --workdir=runs/joint_digits
 python sample.py --workdir=runs/joint_digits --num=8 --out=runs/joint_digits/samples
 python sample.py --workdir=runs/joint_digits --given=name=seven --out=runs/joint_digits/seven
 
-One core of a busy machine, about 180 min; the name is drawn first, then the image, and both guide the others: all four
-judges agree in 87.5 % of what is drawn jointly, and in 97.5 % of real data. Given a name, images show it in 100 %,
-speech in 100 % and clips in 96 %; the name is right for 96 % of held-out images, 84.5 % of spoken words and 83 % of
-clips (commit 2edb93e, 2026-11-25, `python -m dit_jax.evaluate --workdir=runs/joint_digits --num=200
---guidance=3`; LOG.md has every part given the rest). In the first 9,500 updates, paced
-for 10,500 and then 9,500, others were absent less often.
+104 min on two cores. The name is drawn first, then the image, and both guide the others: all four judges agree in
+96.0 % of what is drawn jointly, and in 98.0 % of real data. Given a name, images show it in 100 %, speech in 100 %
+and clips in 99.5 %; the name is right for 98.0 % of held-out images, 94.5 % of spoken words and 99.0 % of clips
+(trained at commit 34290cc, scored at f67646a, 2026-11-25, `python -m dit_jax.evaluate --workdir=runs/joint_digits
+--num=200 --guidance=1.5`; LOG.md has every part given the rest).
 """
 
 from dit_jax.config import default, stream
