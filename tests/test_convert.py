@@ -510,7 +510,8 @@ def test_the_default_is_the_papers_protocol(runs, kind):
         "guidance": 1.5,
         "channels": 3,
     }
-    protocol |= {"interval": (0.0, 1.0), "combine": "linear", "weak": "", "shift": 1.0, "first": (), "rollout": ""}
+    protocol |= {"interval": (0.0, 1.0), "combine": "linear", "weak": "", "shift": 1.0, "rollout": ""}
+    protocol |= {"reveal": "ancestral", "first": (), "drawn": ()}
     variants = [variant for variant in imagenet256.VARIANTS if variant.startswith(kind)]
     trained = [build(imagenet256.get_config(variant)) for variant in variants]
     for run in (restore_run(str(runs[kind, "float32"]))[0], *trained):
