@@ -96,7 +96,7 @@ def classes(run: Run, params, mesh, how) -> Iterator[Row]:
         wanted = test["label"][picked] if part or others else asked
         given = {name: test[name][picked] for name in (*part, *others)}
         given |= {"label": wanted} if "label" in run.streams else {}
-        here = dataclasses.replace(how, guidance=guidance, given=())
+        here = dataclasses.replace(how, guidance=guidance, given=(), drawn=())
         sample = gather(draw(run, params, mesh, here, examples=given))
         left = {name: judge for name, judge in judges.items() if name not in part}
         scored = found(left, sample, wanted if given else None)
