@@ -20,6 +20,21 @@ def test_published_sizes(size, gmacs):
     assert flops / 2e9 == pytest.approx(gmacs, rel=0.01)
 
 
+def test_attention_in_a_kernel_counts_as_its_products_do(monkeypatch):
+    """cuDNN's, which can be traced without a GPU."""
+    model = dj.DiT({"image": dj.streams.image((32, 32, 4), patch=2)}, width=64, depth=3, heads=2, dtype=jnp.bfloat16)
+    x, t = (
+        {"image": jax.ShapeDtypeStruct((2, 32, 32, 4), jnp.float32)},
+        {"image": jax.ShapeDtypeStruct((2,), jnp.float32)},
+    )
+    params = jax.eval_shape(model.init, jax.random.key(0))
+    counted = matmul_flops(model.apply, params, x, t)
+    monkeypatch.setattr("jax._src.cudnn.fused_attention_stablehlo.check_cudnn_version", lambda: 91000)
+    monkeypatch.setattr("dit_jax.network.dit.has_kernel", lambda q: True)
+    assert "dot_product_attention_fwd" in str(jax.make_jaxpr(model.apply)(params, x, t))
+    assert matmul_flops(model.apply, params, x, t) == counted
+
+
 def test_loops_products_and_transposes_by_hand():
     def function(x, w):
         x, _ = jax.lax.scan(lambda x, _: (jnp.tanh(x @ w), None), x, length=5)

@@ -109,8 +109,11 @@ def by_row(x: Array, kernel: Array, *_, precision: Any = None) -> Array:
 def attend(q: Array, k: Array, v: Array, seen: Array | None) -> Array:
     """What queries [B, n, heads, d] get from keys and values [B, N, heads, d], softmax in float32: [B, n, heads, d].
 
-    The exponentials are divided by their sum after the product with the values, where there is less to divide.
+    The exponentials are divided by their sum after the product with the values, where there is less to divide. A kernel
+    of cuDNN, where there is one, never holds the scores at all.
     """
+    if seen is None and has_kernel(q):
+        return jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
     scores = jnp.einsum("bqhd,bkhd->bhqk", q, k, preferred_element_type=jnp.float32) * q.shape[-1] ** -0.5
     if seen is not None:
         scores = jnp.where(seen, scores, -jnp.inf)
@@ -118,6 +121,13 @@ def attend(q: Array, k: Array, v: Array, seen: Array | None) -> Array:
     total = jnp.sum(shares, axis=-1)[..., None].swapaxes(1, 2)
     y = jnp.einsum("bhqk,bkhd->bqhd", shares.astype(v.dtype), v, preferred_element_type=jnp.float32)
     return (y / total).astype(v.dtype)
+
+
+def has_kernel(q: Array) -> bool:
+    """Whether cuDNN has one for attention of these queries: in bfloat16, on NVIDIA GPUs since Ampere."""
+    device: Any = jax.devices()[0]
+    suits = q.dtype == jnp.bfloat16 and q.shape[-1] % 8 == 0 and q.shape[-1] <= 128
+    return suits and device.device_kind.startswith("NVIDIA") and float(device.compute_capability) >= 8
 
 
 class LevelEmbed(nn.Module):

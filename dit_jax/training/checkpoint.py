@@ -4,6 +4,7 @@ WORKDIR/checkpoints/STEP holds `params`, `ema` and `opt` as arrays, and `meta`: 
 config and the versions that wrote it. Sampling needs `ema` and `meta` alone.
 """
 
+import contextlib
 import importlib.metadata
 from pathlib import Path
 from typing import Any
@@ -104,8 +105,12 @@ def read_meta(manager: ocp.CheckpointManager) -> dict:
 
 
 def versions() -> dict[str, str]:
-    """What is installed, of the packages that decide what a run computes."""
-    return {name: importlib.metadata.version(name) for name in PACKAGES}
+    """What is installed, of the packages that decide what a run computes; a checkout need not be."""
+    found = {}
+    for name in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
 
 
 def _agree(was: Any, now: Any) -> bool:

@@ -19,6 +19,9 @@ PEAK = {
     "NVIDIA H200": 989e12,
 }
 
+# Products of queries and keys, [B, n, heads, d] and [B, N, heads, d], in the kernels that attention may be.
+ATTENTION = {"dot_product_attention_fwd_wrapper": 2, "dot_product_attention_bwd_wrapper": 5}
+
 
 def matmul_flops(function: Callable, *arguments) -> int:
     """Operations in the matrix products of function(*arguments), 2 for a multiply-add; loops count every turn.
@@ -35,6 +38,9 @@ def _count(jaxpr) -> int:
             (contracted, _), _ = equation.params["dimension_numbers"]
             left, out = equation.invars[0].aval.shape, equation.outvars[0].aval.shape
             total += 2 * int(np.prod(out)) * int(np.prod([left[axis] for axis in contracted]))
+        if products := ATTENTION.get(equation.primitive.name, 0):
+            queries, keys = (variable.aval.shape for variable in equation.invars[:2])
+            total += products * 2 * int(np.prod(queries)) * keys[1]
         turns = equation.params.get("length", 1) if equation.primitive.name == "scan" else 1
         total += turns * sum(_count(inner) for inner in _inner(equation.params))
     return total

@@ -1,0 +1,22 @@
+"""The King James Bible, byte by byte, by a network that a GPU trains in minutes: 40 million parameters, 51 epochs.
+
+apt install bible-kjv bible-kjv-text
+python -m dit_jax.prepare kjv
+python train.py --config=configs/text_kjv_gpu.py --workdir=runs/text_kjv_gpu
+python -m dit_jax.evaluate --workdir=runs/text_kjv_gpu --num=64
+"""
+
+from configs import text_kjv
+
+
+def get_config():
+    config = text_kjv.get_config()
+    config.model.update(width=512, depth=12, heads=8, dtype="bfloat16", unroll=12)
+    config.data.batch_size = 128
+    config.data.threads = 4
+    config.optimizer.weight_decay = 0.1
+    config.optimizer.warmup = 200
+    config.train.steps = 6000
+    config.train.log_every = 250
+    config.checkpoint.every = 2000
+    return config
