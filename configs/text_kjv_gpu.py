@@ -4,6 +4,9 @@ apt install bible-kjv bible-kjv-text
 python -m dit_jax.prepare kjv
 python train.py --config=configs/text_kjv_gpu.py --workdir=runs/text_kjv_gpu
 python -m dit_jax.evaluate --workdir=runs/text_kjv_gpu --num=64
+
+One H200, 4 min 2 s: at most 1.580 +- 0.022 bits a byte of held-out books, where gzip takes 2.44, xz 2.15 and a 6-gram
+model 1.74 (commit 0b0bbc5, 2026-11-26). On the train split the loss ends at 1.374: more updates need more text.
 """
 
 from configs import text_kjv

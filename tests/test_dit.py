@@ -18,7 +18,7 @@ from dit_jax.diffusion.gaussian import Gaussian
 from dit_jax.diffusion.masked import Masked
 from dit_jax.diffusion.objective import total
 from dit_jax.diffusion.schedules import SCHEDULES
-from dit_jax.network.dit import BLOCKS, MODERN, PUBLISHED, REMAT, SIZES, DiTBlock, LevelEmbed, attend, has_kernel
+from dit_jax.network.dit import BLOCKS, MODERN, PUBLISHED, REMAT, SIZES, DiTBlock, LevelEmbed, attend
 from dit_jax.network.tokens import patchify, positions, unpatchify
 from dit_jax.training.flops import matmul_flops
 
@@ -184,20 +184,6 @@ def test_attention_is_a_mean_of_values_in_shares_of_a_softmax(dtype, tolerance):
     assert found.dtype == dtype
     np.testing.assert_allclose(np.asarray(found, np.float64), wanted, atol=tolerance)
     np.testing.assert_array_equal(attend(q, k, v, None), attend(q, k, v, jnp.ones((5, 7), bool)))
-
-
-@pytest.mark.skipif(jax.default_backend() != "gpu", reason="cuDNN's kernel for attention runs on NVIDIA GPUs only")
-@pytest.mark.parametrize("size", [64, 72])
-def test_attention_in_a_kernel_is_that_of_its_scores(size):
-    """The same values and gradients, to the rounding of bfloat16."""
-    q, k, v, g = (jax.random.normal(jax.random.key(i), (2, 256, 4, size), jnp.bfloat16) for i in range(4))
-    assert has_kernel(q)
-    pulled = {}
-    for name, seen in {"kernel": None, "scores": jnp.ones((256, 256), bool)}.items():
-        out, pull = jax.vjp(lambda q, k, v, seen=seen: attend(q, k, v, seen), q, k, v)
-        pulled[name] = [np.asarray(y, np.float64) for y in (out, *pull(g))]
-    for kernel, scores in zip(*pulled.values(), strict=True):
-        assert np.linalg.norm(kernel - scores) < 0.01 * np.linalg.norm(scores)
 
 
 CLIP = {"clip": dj.streams.video((3, 4, 4, 1), patch=(1, 2, 2)), "label": LABEL}
