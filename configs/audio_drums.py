@@ -1,6 +1,5 @@
 """Drum hits of six kinds from seven kits: 0.51 s at 16 kHz, as raw waveforms in 64 tokens of 8 ms.
 
-apt install hydrogen-drumkits  # on Debian and Ubuntu
 pip install soundfile==0.14.0
 python -m dit_jax.prepare audio_drums
 python train.py --config=configs/audio_drums.py --workdir=runs/audio_drums

@@ -1,6 +1,5 @@
 """The King James Bible, byte by byte: masked diffusion on 3.9 MB of text, in pieces of 256 bytes.
 
-apt install bible-kjv bible-kjv-text
 python -m dit_jax.prepare kjv
 python train.py --config=configs/text_kjv.py --workdir=runs/text_kjv
 python sample.py --workdir=runs/text_kjv --given='text=In the beginning*' --out=runs/text_kjv/samples

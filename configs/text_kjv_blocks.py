@@ -1,6 +1,5 @@
 """The King James Bible in blocks of 16 bytes: each by masked diffusion, given all those before it (BD3-LM).
 
-apt install bible-kjv bible-kjv-text
 python -m dit_jax.prepare kjv
 python train.py --config=configs/text_kjv_blocks.py --workdir=runs/text_kjv_blocks
 python sample.py --workdir=runs/text_kjv_blocks --given='text=In the beginning*' --out=runs/text_kjv_blocks/samples

@@ -1,6 +1,5 @@
 """The King James Bible in tokens of a byte-pair encoding: 1,024 of them, 3.1 bytes each, in pieces of 128.
 
-apt install bible-kjv bible-kjv-text
 python -m dit_jax.prepare kjv_bpe
 python train.py --config=configs/text_kjv_bpe.py --workdir=runs/text_kjv_bpe
 python sample.py --workdir=runs/text_kjv_bpe --given='text=In the beginning*' --out=runs/text_kjv_bpe/samples

@@ -1,6 +1,5 @@
 """The King James Bible, byte by byte, by a network that a GPU trains in minutes: 40 million parameters, 51 epochs.
 
-apt install bible-kjv bible-kjv-text
 python -m dit_jax.prepare kjv
 python train.py --config=configs/text_kjv_gpu.py --workdir=runs/text_kjv_gpu
 python -m dit_jax.evaluate --workdir=runs/text_kjv_gpu --num=64

@@ -14,7 +14,7 @@ import pytest
 from scipy.io import wavfile
 
 import dit_jax as dj
-from dit_jax.data import audio_drums, pipeline, sources
+from dit_jax.data import audio_drums, packages, pipeline, sources
 from dit_jax.data.sound import onset, read_sound, read_wav, resample, standardised
 from dit_jax.diffusion.gaussian import Gaussian, noise
 from dit_jax.evaluation.judge import train_judge
@@ -263,9 +263,9 @@ def test_a_missing_package_is_an_error_that_names_it(monkeypatch):
     from dit_jax.data import audio_digits
     from dit_jax.evaluation.speech import word_accuracy
 
-    monkeypatch.setitem(sys.modules, "espeakng_loader", None)
+    monkeypatch.setattr(packages.importlib.metadata, "version", lambda name: "0.1")
     monkeypatch.setitem(sys.modules, "pocketsphinx", None)
-    with pytest.raises(ValueError, match=r"pip install espeakng-loader==0\.2\.4"):
+    with pytest.raises(ValueError, match=r"espeakng-loader is of version 0\.1.*pip install espeakng-loader==0\.2\.4"):
         audio_digits.speaker()
     with pytest.raises(ValueError, match=r"pip install pocketsphinx==5\.1\.1"):
         word_accuracy(np.ones((1, 10)), RATE, ["one"])
@@ -278,9 +278,10 @@ def test_a_further_split_is_judged_as_well(digits, tmp_path, monkeypatch):
 
     monkeypatch.setattr(digits, "VOICES", {"train": "m3", "test": "f2"})
     monkeypatch.setattr(digits, "TAKES", 1)
-    monkeypatch.setattr(digits, "RECORDED", tmp_path)
+    monkeypatch.setattr(digits, "debian", lambda package, folder: tmp_path)
+    (tmp_path / digits.RECORDED).mkdir(parents=True)
     for label, samples in itertools.islice(digits.spoken("f2"), 10):
-        save(samples[:, None], tmp_path / f"{label}", digits.RATE)
+        save(samples[:, None], tmp_path / digits.RECORDED / f"{label}", digits.RATE)
     sources.prepare("audio_digits", tmp_path)
     config = default()
     config.streams = {"speech": stream("audio", length=digits.LENGTH), "label": stream("label", classes=10)}
@@ -301,7 +302,8 @@ HIT = {"sound": audio(audio_drums.LENGTH, rate=audio_drums.RATE), "label": dj.st
 def kits(tmp_path, monkeypatch):
     """Two kits, one of them held out: a kick in two strengths, a tom under two names, and something else."""
     soundfile = pytest.importorskip("soundfile", reason="kits are FLAC, AIFF and WAV")
-    monkeypatch.setattr(audio_drums, "DEBIAN", tmp_path / "drumkits")
+    monkeypatch.setattr(audio_drums, "debian", lambda package, folder: tmp_path)
+    drumkits = tmp_path / audio_drums.KITS
     instruments = {
         "Kick": ["a.flac", "b.aiff"],
         "Tom Hi": ["c.wav"],
@@ -311,7 +313,7 @@ def kits(tmp_path, monkeypatch):
     }
     tones = {"a.flac": 50, "b.aiff": 60, "c.wav": 200, "d.wav": 900}
     for number, kit in enumerate(["A Kit", "Millo-Drums"]):
-        (folder := tmp_path / "drumkits" / kit).mkdir(parents=True)
+        (folder := drumkits / kit).mkdir(parents=True)
         namespace = ["", ' xmlns="http://www.hydrogen-music.org/drumkit"'][number]
         listed = ""
         for name, files in instruments.items():
@@ -321,7 +323,7 @@ def kits(tmp_path, monkeypatch):
         for file, frequency in tones.items():
             tone = 0.5 * sines(frequency + number, length=22050, rate=44100)[0]
             soundfile.write(folder / file, np.hstack([tone, tone + 0.1]), 44100)
-    return tmp_path / "drumkits"
+    return drumkits
 
 
 def hits(split, data_dir):
@@ -349,7 +351,7 @@ def test_a_split_is_the_hits_of_its_kits_once_each(kits, tmp_path):
     audio_drums.prepare(tmp_path)
     for split, kit in (("train", "A Kit"), ("test", "Millo-Drums")):
         found, files = hits(split, tmp_path), [kits / kit / name for name in ("a.flac", "b.aiff", "c.wav")]
-        assert audio_drums.hits(split) == dict(zip(files, ["kick", "kick", "tom"], strict=True))
+        assert audio_drums.hits(kits, split) == dict(zip(files, ["kick", "kick", "tom"], strict=True))
         wanted = [audio_drums.clip(read_sound(file, audio_drums.RATE)) for file in files]
         assert sorted(map(bytes, found["sound"])) == sorted(map(bytes, wanted))
         assert sorted(found["label"]) == [0, 0, 2]
@@ -374,27 +376,31 @@ def test_what_rings_for_longer_than_a_clip_fades_out():
     assert np.ptp(audio_drums.clip(tone[:1000])[1000:]) == 0
 
 
-def test_drums_that_are_missing_are_an_error_that_names_their_package(tmp_path, monkeypatch):
-    monkeypatch.setattr(audio_drums, "DEBIAN", tmp_path)
-    with pytest.raises(FileNotFoundError, match="apt install hydrogen-drumkits"):
-        audio_drums.prepare(tmp_path)
+def test_without_what_reads_flac_there_is_a_command_that_installs_it(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "soundfile", None)
     with pytest.raises(ValueError, match=r"pip install soundfile==0\.14\.0"):
         read_sound(tmp_path / "a.flac", RATE)
 
 
-@pytest.mark.skipif(not audio_drums.DEBIAN.exists(), reason="Debian's hydrogen-drumkits is not installed")
-def test_real_hits_are_in_one_class_each_and_no_kit_is_on_both_sides():
+@pytest.fixture(scope="module")
+def debian_kits(tmp_path_factory):
+    try:
+        return packages.debian(audio_drums.PACKAGE, tmp_path_factory.mktemp("kits")) / audio_drums.KITS
+    except FileNotFoundError as error:
+        pytest.skip(f"Debian's drum kits cannot be fetched: {error}")
+
+
+def test_real_hits_are_in_one_class_each_and_no_kit_is_on_both_sides(debian_kits):
     """A name that two classes claim would be a mistake in one of them."""
-    kits = {split: {file.parent.name for file in audio_drums.hits(split)} for split in ("train", "test")}
+    kits = {split: {file.parent.name for file in audio_drums.hits(debian_kits, split)} for split in ("train", "test")}
     assert len(kits["train"]) == 7 and len(kits["test"]) == 6 and not kits["train"] & kits["test"]
-    for xml in audio_drums.DEBIAN.glob("*/drumkit.xml"):
+    for xml in debian_kits.glob("*/drumkit.xml"):
         for name in map(str.lower, re.findall("<name>(.*)</name>", xml.read_text())):
             assert sum(bool(re.search(called, name)) for called in audio_drums.CLASSES.values()) <= 1, name
 
 
-@pytest.mark.skipif(not audio_drums.DEBIAN.exists(), reason="Debian's hydrogen-drumkits is not installed")
-def test_real_hits_are_standardised_and_a_judge_tells_them_apart(tmp_path):
+def test_real_hits_are_standardised_and_a_judge_tells_them_apart(debian_kits, tmp_path, monkeypatch):
+    monkeypatch.setattr(audio_drums, "debian", lambda *_: debian_kits.parents[4])
     pytest.importorskip("soundfile", reason="kits are FLAC, AIFF and WAV")
     audio_drums.prepare(tmp_path)
     train, test = hits("train", tmp_path), hits("test", tmp_path)

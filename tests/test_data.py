@@ -12,7 +12,7 @@ from sklearn.datasets import load_digits, load_sample_image
 
 import dit_jax as dj
 from dit_jax import prepare
-from dit_jax.data import fashion_mnist, pipeline, sources
+from dit_jax.data import fashion_mnist, packages, pipeline, sources
 from dit_jax.data.folder import Folder, fit
 
 
@@ -144,14 +144,17 @@ assert "tensorflow_datasets" in sys.modules and "tensorflow" not in sys.modules
 # ---- Fashion-MNIST ----
 
 
-@pytest.mark.skipif(not fashion_mnist.DEBIAN.exists(), reason="Debian's dataset-fashion-mnist is not installed")
-def test_fashion_mnist_equals_its_files(data_dir, capsys):
+def test_fashion_mnist_equals_its_files(data_dir, capsys, tmp_path):
+    try:
+        files = packages.debian(fashion_mnist.PACKAGE, tmp_path) / fashion_mnist.FILES
+    except FileNotFoundError as error:
+        pytest.skip(f"Fashion-MNIST cannot be fetched: {error}")
     prepare.main(["fashion_mnist", f"--data_dir={data_dir}"])
     assert "60,000 train + 10,000 test" in capsys.readouterr().out
 
     found = everything(sources.load("fashion_mnist", "test", data_dir, of((28, 28, 1), 10)))
     pixels, labels = (
-        np.frombuffer(gzip.decompress((fashion_mnist.DEBIAN / name).read_bytes())[header:], np.uint8)
+        np.frombuffer(gzip.decompress((files / name).read_bytes())[header:], np.uint8)
         for name, header in (("t10k-images-idx3-ubyte.gz", 16), ("t10k-labels-idx1-ubyte.gz", 8))
     )
     back = np.rint((found["image"] + 1) * 127.5).astype(np.uint8).reshape(-1, 784)

@@ -3,7 +3,6 @@
 import hashlib
 import io
 import json
-import os
 import re
 import tarfile
 
@@ -200,30 +199,3 @@ def test_streams_read_it(prepared):
     np.testing.assert_allclose(batch["clip"][:, 0], batch["still"], atol=1e-6)
     assert batch["clip"].min() >= -1 and batch["clip"].max() == 1  # white
     np.testing.assert_allclose(batch["speech"].std(1), 1, atol=1e-4)
-
-
-# Packages ------------------------------------------------------------------------------------------------------------
-
-
-def npm(folder, script: str) -> str:
-    """A PATH whose npm does this."""
-    folder.mkdir()
-    (folder / "npm").write_text(f"#!/bin/sh\n{script}\n")
-    (folder / "npm").chmod(0o755)
-    return f"{folder}{os.pathsep}{os.environ['PATH']}"
-
-
-def test_a_package_is_fetched_once_and_checked(tmp_path, monkeypatch):
-    monkeypatch.setenv("PATH", npm(tmp_path / "bin", 'echo "$@" >> calls; printf x > a-b-1.0.tgz'))
-    for _ in range(2):
-        file = emoji.fetched("@a/b@1.0", hashlib.sha256(b"x").hexdigest(), tmp_path)
-        assert file.read_bytes() == b"x" and (tmp_path / "calls").read_text() == "pack --silent @a/b@1.0\n"
-    with pytest.raises(ValueError, match=r"a-b-1\.0\.tgz is not @a/b@1\.0 as it was published: delete it"):
-        emoji.fetched("@a/b@1.0", hashlib.sha256(b"y").hexdigest(), tmp_path)
-
-
-def test_without_npm_or_a_network_the_error_says_what_to_do(tmp_path, monkeypatch):
-    for path, says in (("", "No such file.*npm"), (npm(tmp_path / "bin", "echo no network >&2; exit 1"), "no network")):
-        monkeypatch.setenv("PATH", path)
-        with pytest.raises(FileNotFoundError, match=rf"apt install npm.*a-1\.tgz as npm pack a@1.*{says}"):
-            emoji.fetched("a@1", "", tmp_path)

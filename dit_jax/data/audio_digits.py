@@ -3,6 +3,7 @@
 import ctypes
 import itertools
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from dit_jax.data.building import preparer
+from dit_jax.data.packages import debian, pypi
 from dit_jax.data.sound import onset, read_wav, resample, standardised
 
 WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
@@ -24,7 +26,7 @@ VOICES = {
     "sandro victor",
     "test": "m5 m8 f3 belinda david linda miguel paul robert steph",
 }
-RECORDED = Path("/usr/share/asterisk/sounds/en_US_f_Allison/digits")  # Debian's asterisk-core-sounds-en-wav
+PACKAGE, RECORDED = "asterisk-core-sounds-en-wav=1.6.1-1", "usr/share/asterisk/sounds/en_US_f_Allison/digits"
 
 
 class AudioDigits(tfds.core.GeneratorBasedBuilder):
@@ -32,7 +34,7 @@ class AudioDigits(tfds.core.GeneratorBasedBuilder):
     durations in samples, after which a clip is silent.
 
     No voice of the test split (1,200 clips) is in the train split (4,800). The split `recorded` is one woman's
-    recording of each word; it is there if Debian's asterisk-core-sounds-en-wav is.
+    recording of each word; it is left out where that package of Debian cannot be fetched.
     """
 
     VERSION = tfds.core.Version("1.1.0")
@@ -53,7 +55,12 @@ class AudioDigits(tfds.core.GeneratorBasedBuilder):
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:
         splits = {split: self._generate_examples(spoken(voices)) for split, voices in VOICES.items()}
-        return splits | ({"recorded": self._generate_examples(recorded())} if RECORDED.is_dir() else {})
+        try:
+            words = debian(PACKAGE, Path(dl_manager.download_dir)) / RECORDED
+        except FileNotFoundError as error:
+            print(f"without the split recorded: {error}", file=sys.stderr)
+            return splits
+        return splits | {"recorded": self._generate_examples(recorded(words))}
 
     def _generate_examples(self, clips: Iterator[tuple[int, np.ndarray]]) -> Iterator[tuple[int, dict]]:
         for row, (label, samples) in enumerate(clips):
@@ -71,9 +78,9 @@ def spoken(voices: str) -> Iterator[tuple[int, np.ndarray]]:
             yield label, speak(word, f"{accent}+{voice}", speed, pitch)
 
 
-def recorded() -> Iterator[tuple[int, np.ndarray]]:
-    """(label, samples at RATE) of the recordings."""
-    return ((label, read_wav(RECORDED / f"{label}.wav", RATE)) for label in range(len(WORDS)))
+def recorded(folder: Path) -> Iterator[tuple[int, np.ndarray]]:
+    """(label, samples at RATE) of the recordings 0.wav ... 9.wav."""
+    return ((label, read_wav(folder / f"{label}.wav", RATE)) for label in range(len(WORDS)))
 
 
 def clip(samples: np.ndarray) -> np.ndarray:
@@ -90,12 +97,11 @@ def speaker() -> Callable[[str, str, int, int], np.ndarray]:
     """(text, voice, words a minute, pitch 0 ... 99) -> samples at RATE, by espeak-ng.
 
     The library draws noise from a state that it keeps: a copy of it for each speaker makes each say the same again.
-    Raises ValueError if it is missing, or has no such language.
+    Raises ValueError if it is missing or of another version, or has no such language.
     """
-    try:
-        import espeakng_loader
-    except ImportError:
-        raise ValueError("speech needs espeak-ng: pip install espeakng-loader==0.2.4") from None
+    pypi("espeakng-loader==0.2.4")
+    import espeakng_loader
+
     with tempfile.TemporaryDirectory() as folder:
         espeak = ctypes.CDLL(shutil.copy(espeakng_loader.get_library_path(), folder))
     heard: list[np.ndarray] = []

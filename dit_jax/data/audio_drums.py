@@ -9,9 +9,10 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from dit_jax.data.building import preparer
+from dit_jax.data.packages import debian
 from dit_jax.data.sound import onset, read_sound, standardised
 
-DEBIAN = Path("/usr/share/hydrogen/data/drumkits")
+PACKAGE, KITS = "hydrogen-drumkits=2017.09.19~dfsg-1", "usr/share/hydrogen/data/drumkits"
 RATE, LENGTH = 16000, 8192  # 0.51 s
 FADE = 512  # samples: 32 ms
 # How instruments of a class are called, in any kit.
@@ -52,20 +53,19 @@ class AudioDrums(tfds.core.GeneratorBasedBuilder):
         )
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:
-        return {split: self._generate_examples(split) for split in ("train", "test")}
+        kits = debian(PACKAGE, Path(dl_manager.download_dir)) / KITS
+        return {split: self._generate_examples(kits, split) for split in ("train", "test")}
 
-    def _generate_examples(self, split: str) -> Iterator[tuple[str, dict]]:
-        for file, label in hits(split).items():
-            yield str(file.relative_to(DEBIAN)), {"sound": clip(read_sound(file, RATE)), "label": label}
+    def _generate_examples(self, kits: Path, split: str) -> Iterator[tuple[str, dict]]:
+        for file, label in hits(kits, split).items():
+            yield str(file.relative_to(kits)), {"sound": clip(read_sound(file, RATE)), "label": label}
 
 
-def hits(split: str) -> dict[Path, str]:
-    """{file: class} of a split, in order. Raises FileNotFoundError if there are no kits."""
-    if not (kits := sorted(DEBIAN.glob("*/drumkit.xml"))):
-        raise FileNotFoundError("audio_drums needs its kits; on Debian and Ubuntu: apt install hydrogen-drumkits")
+def hits(kits: Path, split: str) -> dict[Path, str]:
+    """{file: class} of the kits of a split, in order."""
     return {
         kit.parent / str(file.text): label
-        for kit in kits
+        for kit in sorted(kits.glob("*/drumkit.xml"))
         if bool(re.match(HELD_OUT, kit.parent.name)) == (split == "test")
         for instrument in ET.parse(kit).findall(".//{*}instrument")
         if (label := class_of(instrument.findtext("{*}name") or ""))

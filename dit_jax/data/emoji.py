@@ -1,10 +1,8 @@
 """Animated emoji with captions, in writing and spoken, as a TFDS data set: packages of npm, and voices of espeak-ng."""
 
-import hashlib
 import io
 import itertools
 import json
-import subprocess
 import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +14,7 @@ from PIL import Image
 
 from dit_jax.data.audio_digits import RATE, VOICES, speaker
 from dit_jax.data.building import preparer
+from dit_jax.data.packages import npm
 from dit_jax.data.sound import onset, standardised
 
 PACKAGES = {  # and the sha256 of their files; the first has the names, the others animations
@@ -62,7 +61,7 @@ class Emoji(tfds.core.GeneratorBasedBuilder):
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:
         folder = Path(dl_manager.download_dir)
-        names, *clips = [fetched(package, sha256, folder) for package, sha256 in PACKAGES.items()]
+        names, *clips = [npm(package, sha256, folder) for package, sha256 in PACKAGES.items()]
         known = captions(json.loads(dict(members(names, "/emoji.json"))["emoji"]))
         return {split: self._generate_examples(split, known, clips) for split in ("train", "test")}
 
@@ -75,26 +74,6 @@ class Emoji(tfds.core.GeneratorBasedBuilder):
             name = np.frombuffer(caption.encode().ljust(BYTES, b"\0"), np.uint8)
             seen = {"clip": clip, "still": Image.fromarray(clip[0])}
             yield codes, seen | {"name": name, "speech": spoken(speak, caption, next(voices)), "label": category}
-
-
-def fetched(package: str, sha256: str, folder: Path) -> Path:
-    """The file of an npm package NAME@VERSION, in `folder`, where it stays.
-
-    Raises FileNotFoundError if it is not there and npm cannot fetch it, ValueError if it is not as it was published.
-    """
-    file = folder / f"{package.lstrip('@').replace('/', '-').replace('@', '-')}.tgz"
-    if not file.exists():
-        try:
-            subprocess.run(["npm", "pack", "--silent", package], cwd=folder, check=True, capture_output=True, text=True)
-        except (OSError, subprocess.CalledProcessError) as error:
-            raise FileNotFoundError(
-                f"emoji needs npm (on Debian and Ubuntu: apt install npm), or {file} as npm pack {package} fetches it; "
-                f"npm failed: {getattr(error, 'stderr', '').strip() or error}"
-            ) from error
-    with file.open("rb") as content:
-        if hashlib.file_digest(content, "sha256").hexdigest() != sha256:
-            raise ValueError(f"{file} is not {package} as it was published: delete it and prepare again")
-    return file
 
 
 def members(archive: Path, ending: str) -> Iterator[tuple[str, bytes]]:

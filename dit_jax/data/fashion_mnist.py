@@ -20,7 +20,9 @@ from tensorflow_datasets.core.download import downloader, extractor
 from tensorflow_datasets.core.features import image_feature
 from tensorflow_datasets.image_classification import mnist
 
-DEBIAN = Path("/usr/share/datasets/fashion-mnist")  # where the package dataset-fashion-mnist puts its files
+from dit_jax.data.packages import debian
+
+PACKAGE, FILES = "dataset-fashion-mnist", "usr/share/datasets/fashion-mnist"
 PACKED_AT = {"train": 1504176606, "t10k": 1504176627}  # when the official files were compressed, in Unix seconds
 
 
@@ -31,19 +33,24 @@ def prepare(data_dir: str | os.PathLike) -> None:
     Debian's files nor a network.
     """
     builder = tfds.builder("fashion_mnist", data_dir=data_dir, file_format="array_record")
+    if builder.is_prepared():
+        return
     # Ten retries, TFDS's own number, take three minutes to find that there is no network.
     patience = mock.patch.object(downloader, "MAX_RETRIES", 4)
     with tempfile.TemporaryDirectory() as folder, without_tensorflow(), patience:
-        for file in DEBIAN.glob("*-ubyte.gz"):
-            Path(folder, file.name).write_bytes(official(file))
+        missing = ""
+        try:
+            for file in Path(debian(PACKAGE, Path(folder)), FILES).glob("*-ubyte.gz"):
+                Path(folder, file.name).write_bytes(official(file))
+        except FileNotFoundError as error:
+            missing = f"{error}; "
         config = tfds.download.DownloadConfig(manual_dir=folder, extract_dir=folder, try_download_gcs=False)
         try:
             # What is not in manual_dir is downloaded.
             builder.download_and_prepare(download_dir=folder, download_config=config)
         except (requests.RequestException, tfds.download.DownloadError) as error:
             raise FileNotFoundError(
-                f"fashion_mnist: found neither {DEBIAN} (on Debian and Ubuntu: apt install dataset-fashion-mnist) "
-                f"nor a network to download it from: {error}"
+                f"fashion_mnist: {missing}and there is no network to download it from: {error}"
             ) from error
 
 

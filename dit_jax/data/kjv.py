@@ -1,13 +1,15 @@
-"""The King James Bible as a TFDS data set: 4.1 MB of English from a Debian package, without network or TensorFlow."""
+"""The King James Bible as a TFDS data set: 4.1 MB of English from a Debian package, without TensorFlow."""
 
 import re
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import tensorflow_datasets as tfds
 
 from dit_jax.data.building import preparer
+from dit_jax.data.packages import debian
 
 LENGTH = 256  # bytes of a piece
 VERSES = 31_102
@@ -33,16 +35,17 @@ class Kjv(tfds.core.GeneratorBasedBuilder):
         )
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:
-        return {split: self._generate_examples(text) for split, text in read_splits().items()}
+        texts = read_splits(Path(dl_manager.download_dir))
+        return {split: self._generate_examples(text) for split, text in texts.items()}
 
     def _generate_examples(self, text: bytes) -> Iterator[tuple[int, dict]]:
         yield from in_pieces(np.frombuffer(text, np.uint8), LENGTH)
 
 
-def read_splits() -> dict[str, bytes]:
-    """The text of each split, one verse a line. Raises what read_verses does."""
+def read_splits(folder: Path) -> dict[str, bytes]:
+    """The text of each split, one verse a line; arguments and errors are those of read_verses."""
     verses: dict[str, list[str]] = {"train": [], "test": []}
-    for book, verse in read_verses():
+    for book, verse in read_verses(folder):
         verses["test" if book in HELD_OUT else "train"].append(f"{verse}\n")
     return {split: "".join(lines).encode("ascii") for split, lines in verses.items()}
 
@@ -53,18 +56,16 @@ def in_pieces(tokens: np.ndarray, length: int) -> Iterator[tuple[int, dict]]:
         yield row, {"text": piece}
 
 
-def read_verses() -> Iterator[tuple[str, str]]:
-    """(abbreviated book, verse) in order. Raises FileNotFoundError without Debian's `bible`, ValueError for another."""
-    try:
-        command = subprocess.run(["bible", "-f", "gen1:1-rev22:21"], capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError) as error:
-        raise FileNotFoundError(
-            "kjv needs the program bible and its text; on Debian and Ubuntu: apt install bible-kjv bible-kjv-text"
-        ) from error
-    lines = [re.fullmatch(r"(\d?[A-Za-z]+)\d+:\d+ (.*)", line) for line in command.stdout.splitlines()]
+def read_verses(folder: Path) -> Iterator[tuple[str, str]]:
+    """(abbreviated book, verse) in order, by the program of Debian's bible-kjv, which `folder` keeps if it has to be
+    fetched. Raises FileNotFoundError if it cannot be, ValueError if it prints another text."""
+    program, text = (debian(package, folder) for package in ("bible-kjv", "bible-kjv-text=4.38"))
+    command = program / "usr/bin/bible", "-p", text / "usr/lib", "-f", "gen1:1-rev22:21"
+    printed = subprocess.run(command, capture_output=True, text=True)
+    lines = [re.fullmatch(r"(\d?[A-Za-z]+)\d+:\d+ (.*)", line) for line in printed.stdout.splitlines()]
     verses = [(line[1], line[2].strip()) for line in lines if line is not None]
     if len(verses) != VERSES:
-        raise ValueError(f"kjv: bible printed {len(verses)} verses, not {VERSES}; install bible-kjv-text 4.38")
+        raise ValueError(f"kjv: {command[0]} printed {len(verses)} verses, not {VERSES}: {printed.stderr.strip()}")
     yield from verses
 
 

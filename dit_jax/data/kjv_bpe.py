@@ -1,6 +1,7 @@
 """The King James Bible as tokens of a byte-pair encoding, which its train split alone has taught."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -32,7 +33,7 @@ class KjvBpe(tfds.core.GeneratorBasedBuilder):
         )
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:
-        texts = read_splits()
+        texts = read_splits(Path(dl_manager.download_dir))
         merges = bpe.learn(texts["train"], MERGES)
         self.info.metadata["merges"] = {"text": bpe.write(merges)}
         return {split: self._generate_examples(bpe.encode(text, merges)) for split, text in texts.items()}

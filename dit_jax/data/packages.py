@@ -1,0 +1,71 @@
+"""Files of the packages that data sets are made of, each of one version, fetched by the client of its registry.
+
+Nothing is installed: what is fetched stays in a folder of the data set's.
+"""
+
+import hashlib
+import importlib.metadata
+import subprocess
+import tempfile
+from pathlib import Path
+
+
+def npm(package: str, sha256: str, folder: Path) -> Path:
+    """The archive of an npm package NAME@VERSION, in `folder`.
+
+    Raises FileNotFoundError if it is not there and npm cannot fetch it, ValueError if it is not as it was published.
+    """
+    file = folder / f"{package.lstrip('@').replace('/', '-').replace('@', '-')}.tgz"
+    if not file.exists():
+        fetch = "npm", "pack", "--silent", package
+        advice = f"{package} needs npm (on Debian and Ubuntu: apt install npm), or {file} as {' '.join(fetch)} makes it"
+        _run(fetch, folder, advice)
+    with file.open("rb") as content:
+        if hashlib.file_digest(content, "sha256").hexdigest() != sha256:
+            raise ValueError(f"{file} is not {package} as it was published: delete it and prepare again")
+    return file
+
+
+def debian(package: str, folder: Path) -> Path:
+    """Where the files of a Debian package NAME=VERSION, or NAME for any version, are: / if it is installed, and else
+    unpacked in `folder`. apt checks them against Debian's signature.
+
+    Raises FileNotFoundError if apt-get cannot fetch it.
+    """
+    name, _, version = package.partition("=")
+    query = "dpkg-query", "--show", "--showformat=${db:Status-Status} ${Version}", name
+    unpacked = folder / package.replace("=", "-")
+    advice = f"{package} needs apt-get of Debian or Ubuntu, or the files of that package in {unpacked}"
+    try:
+        status, found = _run(query, None, advice).split(" ")
+        if status == "installed" and version in ("", found):
+            return Path("/")
+    except FileNotFoundError:
+        pass  # neither dpkg nor the package: apt-get will say what is wrong
+    if not unpacked.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder) as here:
+            _run(("apt-get", "download", package), Path(here), advice)
+            _run(("dpkg-deb", "--extract", *map(str, Path(here).glob("*.deb")), "files"), Path(here), advice)
+            Path(here, "files").rename(unpacked)
+    return unpacked
+
+
+def pypi(package: str) -> None:
+    """Raise ValueError unless a Python package NAME==VERSION is installed."""
+    name, _, version = package.partition("==")
+    try:
+        found = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        raise ValueError(f"{name} is not installed: pip install {package}") from None
+    if found != version:
+        raise ValueError(f"{name} is of version {found}, and data are made with another: pip install {package}")
+
+
+def _run(command: tuple[str, ...], folder: Path | None, advice: str) -> str:
+    """What a program prints; FileNotFoundError with the advice, and with what it says of its failure."""
+    try:
+        return subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True).stdout
+    except (OSError, subprocess.CalledProcessError) as error:
+        said = (getattr(error, "stderr", "") or str(error)).strip()
+        raise FileNotFoundError(f"{advice}; {command[0]} failed: {said}") from error
