@@ -15,6 +15,7 @@ import orbax.checkpoint as ocp
 import pytest
 from diffusers import AutoencoderKL
 from PIL import Image
+from scipy.io import wavfile
 from sklearn.datasets import load_sample_image
 
 from dit_jax.pretrained.vae import fingerprint
@@ -158,6 +159,56 @@ def test_every_choice_of_a_sampler_has_its_flag(straight, tmp_path):
     assert {name: protocol[name] for name in chosen} == chosen
     fields = {field.name for field in dataclasses.fields(Sample)}
     assert fields - chosen.keys() == {"every", "given", "rollout"}  # an image has no frames to go on with
+
+
+@pytest.fixture(scope="module")
+def joint(tmp_path_factory) -> Path:
+    """A run of four streams, and two of its samples."""
+    workdir = tmp_path_factory.mktemp("joint")
+    data = "--config.data.name=synthetic", "--config.train.steps=1"
+    run("train.py", "--config=configs/joint_digits.py", f"--workdir={workdir}", *TINY, *data)
+    run("sample.py", f"--workdir={workdir}", "--num=2", "--steps=2", f"--out={workdir / 'drawn'}")
+    return workdir
+
+
+def test_any_stream_can_be_given_as_it_was_written(joint, tmp_path):
+    """A word, a picture, a sound and the first frames of a clip: they come back as they are, and the rest is drawn."""
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 8), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "seven.png")
+    drawn, wav, gif = np.load(joint / "drawn" / "samples.npz"), joint / "drawn/speech/1.wav", joint / "drawn/clip/1.gif"
+    for given in (
+        ["--given=name=seven", f"--given=speech={wav}"],
+        [f"--given=image={tmp_path / 'seven.png'}", f"--given=clip={gif}:prefix=2"],
+    ):
+        run("sample.py", f"--workdir={joint}", *given, "--num=2", "--steps=2", "--seed=1", f"--out={tmp_path}")
+        found = np.load(tmp_path / "samples.npz")
+        assert all(np.isfinite(found[name]).all() for name in ("image", "name", "speech", "clip"))
+        if "--given=name=seven" in given:
+            assert [*map(bytes, found["name"].astype(np.uint8))] == [b"seven"] * 2
+            heard = drawn["speech"][1] - drawn["speech"][1].mean()
+            np.testing.assert_allclose(found["speech"], [heard / heard.std()] * 2, atol=0.01)
+        else:
+            np.testing.assert_allclose(found["image"][..., 0], [pixels / 127.5 - 1] * 2, atol=1e-6)
+            seen = np.clip(drawn["clip"][1], -1, 1)
+            np.testing.assert_allclose(found["clip"][:, :2], [seen[:2]] * 2, atol=1 / 127)
+            assert np.abs(found["clip"][:, 2:] - seen[2:]).max() > 0.1
+
+
+def test_what_cannot_be_given_is_named(joint, tmp_path):
+    long, text = tmp_path / "long.wav", tmp_path / "text.wav"
+    wavfile.write(long, 8000, np.ones(8000, np.int16))
+    text.write_text("seven")
+    for given, message in [
+        ("word=seven", "STREAM is one of: image, name, speech, clip"),
+        ("name=seventy", "'seventy' is 7 bytes long, and the text has 5: shorten it"),
+        ("image=seven.png", "cannot read the image seven.png: No such file"),
+        (f"speech={long}", f"{long} lasts 1.00 s, a clip 0.64 s: cut it"),
+        (f"speech={text}", str(text)),
+        (f"clip={joint}/drawn/clip/0.gif:prefix=4", "the prefix of clip, 4 groups, should be 1 ... 3"),
+    ]:
+        output = run("sample.py", f"--workdir={joint}", f"--given={given}", f"--out={tmp_path / 'new'}", status=1)
+        assert output.startswith("error: ") and message in output and "Traceback" not in output
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_clip_runs_from_one_end_to_the_other_and_back(straight, tmp_path):

@@ -1,15 +1,21 @@
 """Scores against closed forms, and pictures against their pixels."""
 
+import dataclasses
+import itertools
+import types
+
 import numpy as np
 import pytest
 
 import dit_jax as dj
+from dit_jax import evaluate
 from dit_jax.diffusion.levels import uniform
 from dit_jax.diffusion.masked import Masked
 from dit_jax.diffusion.stream import Stream
 from dit_jax.evaluation.frechet import frechet_distance
 from dit_jax.evaluation.judge import described, scores, train_judge, train_judges
 from dit_jax.evaluation.sheet import sheet
+from dit_jax.run import Sample
 
 
 def exactly(mean: np.ndarray, root: np.ndarray, n: int) -> np.ndarray:
@@ -75,6 +81,48 @@ def test_scores_are_the_shares_that_they_say():
     flat = lambda x: x.reshape(len(x), -1)
     assert found["picture/frechet"] == frechet_distance(flat(sample["picture"]), flat(pictures))
     assert not any("agreement" in key for key in scores(streams, judges, sample, described(streams, real), None))
+
+
+def test_every_part_is_given_once_and_judged_never(monkeypatch):
+    """By a sampler that knows all answers but of one stream, which it always draws as class 0: a third of them."""
+    names, labels = ("one", "two", "word"), np.arange(90, dtype=np.int32) % 3
+    picture = lambda: dj.streams.image((2, 2, 1), patch=1)
+    streams = {"one": picture(), "two": picture(), "word": dataclasses.replace(word(3), codec="")}
+    noise = np.random.default_rng(6).normal(size=(2, 90, 2, 2, 1)) * 0.01
+    levels = (labels - 1.0)[:, None, None, None]
+    real = {"one": levels + noise[0], "two": levels + noise[1], "word": np.repeat(labels[:, None] + 1, 3, 1)}
+    real["label"] = labels
+    asked = []
+
+    def draw(run, params, mesh, how, examples):
+        asked.append((how.guidance, tuple(examples)))
+        seen = {
+            name: np.rint(np.mean(x, (1, 2, 3)) if x.ndim == 4 else x[:, 0] - 2) + 1 for name, x in examples.items()
+        }
+        label = next(iter(seen.values())).astype(int) if seen else np.arange(how.num) % 3
+        drawn = {name: real[name][label] for name in names if name not in examples}  # rows 0, 1, 2 are one of each
+        if "two" in drawn:
+            drawn["two"] = real["two"][0 * label]
+        yield {**examples, **drawn}
+
+    features = {"label": types.SimpleNamespace(num_classes=3)}
+    info = types.SimpleNamespace(features=features, splits={"train": None, "test": None})
+    monkeypatch.setattr(evaluate.sources, "find", lambda *_: types.SimpleNamespace(info=info))
+    monkeypatch.setattr(evaluate, "whole", lambda run, split, streams: real)
+    monkeypatch.setattr(evaluate, "draw", draw)
+    monkeypatch.setattr(evaluate, "GUIDANCE", types.SimpleNamespace(value=["1", "2"]))
+    data = types.SimpleNamespace(name="made", dir="")
+    first, *rows = evaluate.classes(types.SimpleNamespace(streams=streams, data=data), None, None, Sample(num=90))
+    assert first["scores"]["coherence"] == 1
+    parts = [part for size in range(3) for part in itertools.combinations(names, size)]
+    assert asked == [(guidance, part) for guidance in (1.0, 2.0) for part in parts]
+    for row, (guidance, part) in zip(rows, asked, strict=True):
+        assert row["guidance"] == guidance and row["given"] == list(part)
+        right = {name: 1 / 3 if name == "two" else 1 for name in names if name not in part}
+        found = {name: row["scores"].get(f"{name}/agreement") for name in names}
+        assert found == {name: pytest.approx(right[name]) if part and name in right else None for name in names}
+        if len(right) > 1:
+            assert row["scores"]["coherence"] == pytest.approx(1 / 3 if "two" in right else 1)
 
 
 def test_a_sheet_shows_every_sample_in_its_place():
