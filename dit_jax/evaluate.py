@@ -14,7 +14,7 @@ import itertools
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from absl import flags
@@ -25,7 +25,7 @@ from dit_jax.data import audio_digits, pipeline, sources
 from dit_jax.diffusion.masked import REVEALS
 from dit_jax.diffusion.solvers import SOLVERS
 from dit_jax.diffusion.stream import Streams, in_data
-from dit_jax.evaluation import language_model, physics, speech, text
+from dit_jax.evaluation import alignment, language_model, physics, speech, text
 from dit_jax.evaluation.draw import draw, gather
 from dit_jax.evaluation.judge import Judge, described, scores, train_judges
 from dit_jax.run import Run
@@ -44,6 +44,9 @@ HOW = (  # fields of run.Sample; what is not said is as in the run
 
 Row = dict[str, Any]
 Sample = dict[str, np.ndarray]
+Part = tuple[str, ...]
+# Of the judges of what is drawn, a sample, its labels if there are any, and the streams that were given.
+Measure = Callable[[dict[str, Judge], Sample, np.ndarray | None, Part], dict[str, float]]
 
 
 def main():
@@ -72,13 +75,18 @@ def classes(run: Run, params, mesh, how) -> Iterator[Row]:
         streams = {**streams, "label": label(info.features["label"].num_classes)}
     test = whole(run, "test", streams)
     judges, held_out = train_judges(run.streams, test, test["label"]), described(run.streams, test)
-    measures = MEASURES.get(run.data.name, [])
+    measures = [make(run) for make in MEASURES.get(run.data.name, [])]
 
-    def found(judges: dict[str, Judge], sample: Sample, labels: np.ndarray | None) -> dict[str, float]:
+    def found(
+        judges: dict[str, Judge], sample: Sample, labels: np.ndarray | None, given: Part = ()
+    ) -> dict[str, float]:
         result = scores(run.streams, judges, sample, held_out, labels)
         for measure in measures:
-            result |= measure(judges, sample, labels)
+            result |= measure(judges, sample, labels, given)
         return result
+
+    if known := found({}, test, None):
+        yield {"what": "real data, test split", "scores": known}
 
     for split in ("train", *sorted(info.splits.keys() - {"train", "test"})):
         real = whole(run, split, streams)
@@ -99,27 +107,55 @@ def classes(run: Run, params, mesh, how) -> Iterator[Row]:
         here = dataclasses.replace(how, guidance=guidance, given=(), drawn=())
         sample = gather(draw(run, params, mesh, here, examples=given))
         left = {name: judge for name, judge in judges.items() if name not in part}
-        scored = found(left, sample, wanted if given else None)
+        scored = found(left, sample, wanted if given else None, part)
         what = f"{how.num} samples, guidance {guidance:g}" + (f", given {' and '.join(part)}" if part else "")
         yield {"what": what, **dataclasses.asdict(here), "given": list(given), "scores": scored}
 
 
-def flights(judges: dict[str, Judge], sample: Sample, labels: np.ndarray | None) -> dict[str, float]:
-    return physics.scores(judges["clip"], sample["clip"], labels) if "clip" in judges else {}
+def flights(run: Run) -> Measure:
+    """How clips move, against exact physics."""
+    return lambda judges, sample, labels, given: (
+        physics.scores(judges["clip"], sample["clip"], labels) if "clip" in judges else {}
+    )
 
 
-def words(judges: dict[str, Judge], sample: Sample, labels: np.ndarray | None) -> dict[str, float]:
-    if "speech" not in judges or labels is None or importlib.util.find_spec("pocketsphinx") is None:
-        return {}
-    said = [audio_digits.WORDS[label] for label in labels]
-    return {"speech/words": speech.word_accuracy(sample["speech"][..., 0], audio_digits.RATE, said)}
+def words(run: Run) -> Measure:
+    """Which words a recogniser hears."""
+
+    def measure(judges, sample, labels, given):
+        if "speech" not in judges or labels is None or importlib.util.find_spec("pocketsphinx") is None:
+            return {}
+        said = [audio_digits.WORDS[label] for label in labels]
+        return {"speech/words": speech.word_accuracy(sample["speech"][..., 0], audio_digits.RATE, said)}
+
+    return measure
 
 
-# What can be measured of the streams of a data set that are not given, beyond their labels.
-MEASURES: dict[str, list[Callable[..., dict[str, float]]]] = {
+def captions(run: Run) -> Measure:
+    """Whether pictures and names belong together, by a judge fitted on the train split: its own accuracy is that on the
+    test split, whose names are others."""
+    pictured = [name for name in ("clip", "still") if {name, "name"} <= run.streams.keys()]
+    if alignment.missing():
+        print(f"nobody judges captions: {', '.join(alignment.missing())} not installed: {alignment.INSTALL}")
+        return lambda judges, sample, labels, given: {}
+    train, show = whole(run, "train", in_data(run.streams)), cast(Any, run.streams["name"].show)
+    judge = {name: alignment.train(train[name], show(train["name"])) for name in pictured}
+
+    def measure(judges, sample, labels, given):
+        said = show(sample["name"])
+        plain = [caption.split(",")[0] for caption in said]  # without its skin tone
+        left = [name for name in pictured if not {name, "name"} <= {*given}]
+        return {f"{name}/caption": alignment.precision(judge[name](sample[name], said), plain) for name in left}
+
+    return measure
+
+
+# What can be measured of a data set's samples, beyond their labels.
+MEASURES: dict[str, list[Callable[[Run], Measure]]] = {
     "video_digits": [flights],
     "audio_digits": [words],
     "joint_digits": [flights, words],
+    "emoji": [captions],
 }
 
 

