@@ -3,8 +3,8 @@
 Judges that have seen real held-out data only look at samples: how often each stream shows the label that was asked for,
 and the Frechet distance of its features to held-out data. The same scores of as many real examples stand beside them.
 Streams that are drawn together are scored together, and each part of them given the rest, taken from held-out data.
-Clips are held against exact physics, words are heard by a recogniser, and text without labels is scored in bits a byte,
-its samples by a language model too.
+Clips are held against exact physics, words are heard by a recogniser, captions compared with what they say, and text
+without labels is scored in bits a byte, its samples by a language model too.
 Writes WORKDIR/evaluation.json, with the protocol that made each score.
 """
 
@@ -45,8 +45,9 @@ HOW = (  # fields of run.Sample; what is not said is as in the run
 Row = dict[str, Any]
 Sample = dict[str, np.ndarray]
 Part = tuple[str, ...]
+Scores = dict[str, float]
 # Of the judges of what is drawn, a sample, its labels if there are any, and the streams that were given.
-Measure = Callable[[dict[str, Judge], Sample, np.ndarray | None, Part], dict[str, float]]
+Measure = Callable[[dict[str, Judge], Sample, np.ndarray | None, Part], Scores]
 
 
 def main():
@@ -77,9 +78,7 @@ def classes(run: Run, params, mesh, how) -> Iterator[Row]:
     judges, held_out = train_judges(run.streams, test, test["label"]), described(run.streams, test)
     measures = [make(run) for make in MEASURES.get(run.data.name, [])]
 
-    def found(
-        judges: dict[str, Judge], sample: Sample, labels: np.ndarray | None, given: Part = ()
-    ) -> dict[str, float]:
+    def found(judges: dict[str, Judge], sample: Sample, labels: np.ndarray | None, given: Part = ()) -> Scores:
         result = scores(run.streams, judges, sample, held_out, labels)
         for measure in measures:
             result |= measure(judges, sample, labels, given)

@@ -98,6 +98,7 @@ def test_precision_is_the_share_that_it_says():
             right.append(similarity[i, i] > similarity[i, rng.choice(others, 9, replace=False)].max())
     assert alignment.precision(similarity, names) == pytest.approx(np.mean(right), abs=0.01)
     assert alignment.precision(np.eye(60), names) == 1 and alignment.precision(-np.eye(60), names) == 0
+    assert np.isnan(alignment.precision(np.eye(9), range(9)))
 
 
 def test_a_caption_is_found_by_what_is_seen(monkeypatch):

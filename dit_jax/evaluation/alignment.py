@@ -53,9 +53,9 @@ def train(pictures: np.ndarray, captions: Sequence[str]) -> Judge:
 
 def _seen(weights: dict, pictures: np.ndarray) -> np.ndarray:
     """Features [k, d] of pictures, and of the middle frame of clips."""
-    return np.asarray(
-        efficientnet.look(weights, pictures if pictures.ndim == 4 else pictures[:, pictures.shape[1] // 2])[0]
-    )
+    if pictures.ndim == 5:
+        pictures = pictures[:, pictures.shape[1] // 2]
+    return np.asarray(efficientnet.look(weights, pictures)[0])
 
 
 def precision(similarity: np.ndarray, names: Sequence[str]) -> float:
@@ -63,10 +63,13 @@ def precision(similarity: np.ndarray, names: Sequence[str]) -> float:
     of nine others, drawn at random from those of another name. similarity [k, k] of pictures and captions, names [k].
 
     Chance is 0.1. Of m others, l less similar, nine are all less similar with l (l - 1) ... / m (m - 1) ....
+    Where there are no nine others, it is not a number.
     """
     own = np.diag(similarity)
     other = np.not_equal.outer(np.asarray(names), np.asarray(names))
     less = np.sum(other & (similarity < own[:, None]), axis=1)
+    if other.sum(1).min() < OTHERS:
+        return float("nan")
     turns = np.arange(OTHERS)
     chances = np.maximum(less[:, None] - turns, 0) / (other.sum(1)[:, None] - turns)
     return float(np.mean(np.prod(chances, axis=1)))
