@@ -38,19 +38,16 @@ def prepare(data_dir: str | os.PathLike) -> None:
     # Ten retries, TFDS's own number, take three minutes to find that there is no network.
     patience = mock.patch.object(downloader, "MAX_RETRIES", 4)
     with tempfile.TemporaryDirectory() as folder, without_tensorflow(), patience:
-        missing = ""
-        try:
+        with contextlib.suppress(FileNotFoundError):
             for file in Path(debian(PACKAGE, Path(folder)), FILES).glob("*-ubyte.gz"):
                 Path(folder, file.name).write_bytes(official(file))
-        except FileNotFoundError as error:
-            missing = f"{error}; "
         config = tfds.download.DownloadConfig(manual_dir=folder, extract_dir=folder, try_download_gcs=False)
         try:
             # What is not in manual_dir is downloaded.
             builder.download_and_prepare(download_dir=folder, download_config=config)
         except (requests.RequestException, tfds.download.DownloadError) as error:
             raise FileNotFoundError(
-                f"fashion_mnist: {missing}and there is no network to download it from: {error}"
+                f"fashion_mnist: apt-get cannot fetch {PACKAGE}, nor is there a network to download it from: {error}"
             ) from error
 
 

@@ -27,22 +27,13 @@ def npm(package: str, sha256: str, folder: Path) -> Path:
 
 
 def debian(package: str, folder: Path) -> Path:
-    """Where the files of a Debian package NAME=VERSION, or NAME for any version, are: / if it is installed, and else
-    unpacked in `folder`. apt checks them against Debian's signature.
+    """The files of a Debian package NAME=VERSION, or NAME for any version, unpacked in `folder`. apt checks them.
 
-    Raises FileNotFoundError if apt-get cannot fetch it.
+    Raises FileNotFoundError if they are not there and apt-get cannot fetch them.
     """
-    name, _, version = package.partition("=")
-    query = "dpkg-query", "--show", "--showformat=${db:Status-Status} ${Version}", name
     unpacked = folder / package.replace("=", "-")
-    advice = f"{package} needs apt-get of Debian or Ubuntu, or the files of that package in {unpacked}"
-    try:
-        status, found = _run(query, None, advice).split(" ")
-        if status == "installed" and version in ("", found):
-            return Path("/")
-    except FileNotFoundError:
-        pass  # neither dpkg nor the package: apt-get will say what is wrong
     if not unpacked.exists():
+        advice = f"{package} needs apt-get of Debian or Ubuntu, or the files of that package in {unpacked}"
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder) as here:
             _run(("apt-get", "download", package), Path(here), advice)
@@ -57,15 +48,15 @@ def pypi(package: str) -> None:
     try:
         found = importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
-        raise ValueError(f"{name} is not installed: pip install {package}") from None
+        found = "not installed"
     if found != version:
-        raise ValueError(f"{name} is of version {found}, and data are made with another: pip install {package}")
+        raise ValueError(f"{name} is {found}, and has to be {version}: pip install {package}")
 
 
-def _run(command: tuple[str, ...], folder: Path | None, advice: str) -> str:
-    """What a program prints; FileNotFoundError with the advice, and with what it says of its failure."""
+def _run(command: tuple[str, ...], folder: Path, advice: str) -> None:
+    """Run a program there; FileNotFoundError with the advice, and with what it says of its failure."""
     try:
-        return subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True).stdout
+        subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True)
     except (OSError, subprocess.CalledProcessError) as error:
         said = (getattr(error, "stderr", "") or str(error)).strip()
         raise FileNotFoundError(f"{advice}; {command[0]} failed: {said}") from error

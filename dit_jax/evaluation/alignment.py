@@ -28,15 +28,17 @@ def missing() -> list[str]:
 def train(pictures: np.ndarray, captions: Sequence[str]) -> Judge:
     """Real pairs, pictures [n, height, width, 3] or clips [n, frames, ...] in [-1, 1] -> a judge of these and others.
 
-    Similarities are cosines of a picture's (row's) and a caption's (column's) place among the captions of the real
-    pairs. Raises ValueError if a package is missing.
+    Of a clip, the middle frame is seen. Similarities are cosines of a picture's (row's) and a caption's (column's)
+    place among the captions of the real pairs. Raises ValueError if a package is missing.
     """
     if missing():
         raise ValueError(f"the judge of captions needs {', '.join(missing())}: {INSTALL}")
     weights, read = efficientnet.load(), minilm.load()
 
     def seen(pictures: np.ndarray) -> np.ndarray:
-        return np.concatenate([_seen(weights, pictures[i : i + BATCH]) for i in range(0, len(pictures), BATCH)])
+        middle = pictures if pictures.ndim == 4 else pictures[:, pictures.shape[1] // 2]
+        batches = (middle[i : i + BATCH] for i in range(0, len(middle), BATCH))
+        return np.concatenate([efficientnet.look(weights, batch)[0] for batch in batches])
 
     x, y = seen(pictures), read(captions)
     (centre, mean), scale = (x.mean(0), y.mean(0)), x.std(0) + 1e-3
@@ -49,13 +51,6 @@ def train(pictures: np.ndarray, captions: Sequence[str]) -> Judge:
         return a @ b.T
 
     return judge
-
-
-def _seen(weights: dict, pictures: np.ndarray) -> np.ndarray:
-    """Features [k, d] of pictures, and of the middle frame of clips."""
-    if pictures.ndim == 5:
-        pictures = pictures[:, pictures.shape[1] // 2]
-    return np.asarray(efficientnet.look(weights, pictures)[0])
 
 
 def precision(similarity: np.ndarray, names: Sequence[str]) -> float:

@@ -30,29 +30,24 @@ def read(file: IO[bytes]) -> dict[str, np.ndarray]:
     """What torch.save wrote before its version 1.6, {name: float32 array}: pickles, and then the arrays one by one."""
     for _ in ("magic number", "version", "system"):
         Tensors(file).load()
-    reader = Tensors(file)
-    tensors, arrays = reader.load(), {}
+    tensors, arrays, found = Tensors(file).load(), {}, {}
+    dtypes = {key: dtype for (key, dtype), *_ in tensors.values()}
     for key in Tensors(file).load():
-        dtype, count = np.dtype(reader.kinds[key]), int.from_bytes(file.read(8), "little")
-        arrays[key] = np.frombuffer(file.read(count * dtype.itemsize), dtype)
-    found = {}
-    for name, (key, first, shape, strides) in tensors.items():
+        size = int.from_bytes(file.read(8), "little") * dtypes[key].itemsize
+        arrays[key] = np.frombuffer(file.read(size), dtypes[key])
+    for name, ((key, _), first, shape, strides) in tensors.items():
         places = (np.arange(count) * stride for count, stride in zip(shape, strides, strict=True))
         found[name] = arrays[key][functools.reduce(np.add.outer, places, first)]
     return {name: array for name, array in found.items() if array.dtype == np.float32}
 
 
 class Tensors(pickle.Unpickler):
-    """A tensor is (storage, its first element there, shape, strides); `kinds` are those of storages. Nothing is run."""
-
-    def __init__(self, file: IO[bytes]):
-        super().__init__(file)
-        self.kinds: dict[str, str] = {}
+    """A tensor is (storage, its first element there, shape, strides), a storage (key, dtype). Nothing is run."""
 
     def find_class(self, module: str, name: str) -> Any:
         known = {
-            "torch.FloatStorage": "<f4",
-            "torch.LongStorage": "<i8",
+            "torch.FloatStorage": np.dtype("<f4"),
+            "torch.LongStorage": np.dtype("<i8"),
             "torch._utils._rebuild_tensor_v2": lambda *tensor: tensor[:4],
             "collections.OrderedDict": collections.OrderedDict,
         }
@@ -60,10 +55,9 @@ class Tensors(pickle.Unpickler):
             raise pickle.UnpicklingError(f"{module}.{name} was not run")
         return known[f"{module}.{name}"]
 
-    def persistent_load(self, reference: Any) -> str:
-        _, kind, key, *_ = reference
-        self.kinds[key] = kind
-        return key
+    def persistent_load(self, reference: Any) -> tuple[str, np.dtype]:
+        _, dtype, key, *_ = reference
+        return key, dtype
 
 
 @functools.partial(jax.jit, static_argnames="size")
