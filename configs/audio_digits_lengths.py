@@ -4,9 +4,10 @@ python -m dit_jax.prepare audio_digits
 python train.py --config=configs/audio_digits_lengths.py --workdir=runs/audio_digits_lengths
 python sample.py --workdir=runs/audio_digits_lengths --given=label=7 --given=duration=2500,4000 --num=8
 
-Stopped after 2,600 of 6,000 updates, 10 min on a shared core: label agreement 96.3 %, with guidance 2 99.7 %;
-pocketsphinx understands 60.7 % and 75.3 %, and 70.3 % of the real clips (commit 1b28e5f, 2026-11-25, `python -m
-dit_jax.evaluate --workdir=runs/audio_digits_lengths --num=300 --guidance=1,2`).
+18 min on two cores: label agreement 99.7 %, with guidance 2 99.7 %, where a judge of held-out voices sees 99.7 % in the
+real clips; pocketsphinx understands 80.7 % and 84.0 %, and 71.7 % of the real clips; Frechet distance 78.7 and 80.5,
+where the real train split has 39.0 (commit 0a235b9, 2026-11-26, `python -m dit_jax.evaluate
+--workdir=runs/audio_digits_lengths --num=300 --guidance=1,2`).
 """
 
 from configs import audio_digits
