@@ -39,10 +39,9 @@ def update(unroll: int) -> tuple[float, int]:
     config.model.unroll = unroll
     run, rows = build(config), jnp.arange(config.data.batch_size)
     batch = {"image": jax.random.normal(jax.random.key(1), (len(rows), 32, 32, 4)), "label": rows}
-    make = make_step(
-        run.model.apply, run.streams, run.optimizer, root=jax.random.key(0), batch_size=len(rows), ema=0.999
-    )
-    step, state = jax.jit(make, donate_argnums=0), jax.jit(make_init(run.model, run.optimizer))(jax.random.key(0))
+    key = jax.random.key(0)
+    step = make_step(run.model.apply, run.streams, run.optimizer, root=key, batch_size=len(rows), ema=0.999)
+    step, state = jax.jit(step, donate_argnums=0), jax.jit(make_init(run.model, run.optimizer))(key)
     flops = 3 * matmul_flops(run.model.apply, state.params, batch, {name: jnp.ones(len(rows)) for name in batch})
     for turn in range(UPDATES + 3):
         if turn == 3:  # the first are for compiling and warming up
@@ -54,12 +53,11 @@ def update(unroll: int) -> tuple[float, int]:
 
 
 if __name__ == "__main__":
+    device = jax.devices()[0].device_kind
     if not dit.has_kernel(jnp.zeros((1, 1, 1, 64), jnp.bfloat16)):
-        sys.exit(
-            f"error: cuDNN has no kernel for {jax.devices()[0].device_kind}; this needs an NVIDIA GPU since Ampere"
-        )
-    peak = PEAK.get(jax.devices()[0].device_kind, float("nan"))
-    print(f"{jax.devices()[0].device_kind}, jax {jax.__version__}")
+        sys.exit(f"error: cuDNN has no kernel for {device}; this needs an NVIDIA GPU since Ampere")
+    peak = PEAK.get(device, float("nan"))
+    print(f"{device}, jax {jax.__version__}")
     for size in 64, 72:
         print(f"heads of {size}: " + ", ".join(f"{difference:.1e}" for difference in apart(size)) + " apart")
     has_kernel = dit.has_kernel

