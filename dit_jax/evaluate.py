@@ -9,7 +9,6 @@ Writes WORKDIR/evaluation.json, with the protocol that made each score.
 """
 
 import dataclasses
-import importlib.util
 import itertools
 import json
 from collections.abc import Callable, Iterator
@@ -22,6 +21,7 @@ from absl import flags
 from dit_jax.command import run_command
 from dit_jax.config import restore_run
 from dit_jax.data import audio_digits, pipeline, sources
+from dit_jax.data.packages import missing
 from dit_jax.diffusion.masked import REVEALS
 from dit_jax.diffusion.solvers import SOLVERS
 from dit_jax.diffusion.stream import Streams, in_data
@@ -63,10 +63,10 @@ def main():
 
 def texts(run: Run, params, mesh, how) -> Iterator[Row]:
     """Scores of text that has no labels."""
-    real = {split: whole(run, split, in_data(run.streams)) for split in ("train", "test")}
-    if missing := language_model.missing():
-        print(f"no language model reads what is drawn: {', '.join(missing)} not installed: {language_model.INSTALL}")
-    return text.score(run, params, mesh, how, real, reader=None if missing else language_model.load())
+    real = {split: examples(run, split, in_data(run.streams)) for split in ("train", "test")}
+    if absent := missing(language_model.PACKAGES):
+        print(f"no language model reads what is drawn: {absent} not installed: {language_model.INSTALL}")
+    return text.score(run, params, mesh, how, real, reader=None if absent else language_model.load())
 
 
 def classes(run: Run, params, mesh, how) -> Iterator[Row]:
@@ -74,7 +74,7 @@ def classes(run: Run, params, mesh, how) -> Iterator[Row]:
     streams, info = in_data(run.streams), sources.find(run.data.name, run.data.dir).info
     if "label" not in streams:
         streams = {**streams, "label": label(info.features["label"].num_classes)}
-    test = whole(run, "test", streams)
+    test = examples(run, "test", streams)
     judges, held_out = train_judges(run.streams, test, test["label"]), described(run.streams, test)
     measures = [make(run) for make in MEASURES.get(run.data.name, [])]
 
@@ -88,9 +88,7 @@ def classes(run: Run, params, mesh, how) -> Iterator[Row]:
         yield {"what": "real data, test split", "scores": known}
 
     for split in ("train", *sorted(info.splits.keys() - {"train", "test"})):
-        real = whole(run, split, streams)
-        some = np.random.default_rng(0).permutation(len(real["label"]))[: how.num]
-        real = {name: values[some] for name, values in real.items()}
+        real = examples(run, split, streams, how.num)
         yield {"what": f"real data, {split} split", "scores": found(judges, real, real["label"])}
 
     turns = np.arange(how.num)
@@ -122,7 +120,7 @@ def words(run: Run) -> Measure:
     """Which words a recogniser hears."""
 
     def measure(judges, sample, labels, given):
-        if "speech" not in judges or labels is None or importlib.util.find_spec("pocketsphinx") is None:
+        if "speech" not in judges or labels is None or missing(["pocketsphinx"]):
             return {}
         said = [audio_digits.WORDS[label] for label in labels]
         return {"speech/words": speech.word_accuracy(sample["speech"][..., 0], audio_digits.RATE, said)}
@@ -134,10 +132,10 @@ def captions(run: Run) -> Measure:
     """Whether pictures and names belong together, by a judge fitted on the train split: its own accuracy is that on the
     test split, whose names are others."""
     pictured = [name for name in ("clip", "still") if {name, "name"} <= run.streams.keys()]
-    if alignment.missing():
-        print(f"nobody judges captions: {', '.join(alignment.missing())} not installed: {alignment.INSTALL}")
+    if absent := missing(alignment.PACKAGES):
+        print(f"nobody judges captions: {absent} not installed: {alignment.INSTALL}")
         return lambda judges, sample, labels, given: {}
-    train, show = whole(run, "train", in_data(run.streams)), cast(Any, run.streams["name"].show)
+    train, show = examples(run, "train", in_data(run.streams)), cast(Any, run.streams["name"].show)
     judge = {name: alignment.train(train[name], show(train["name"])) for name in pictured}
 
     def measure(judges, sample, labels, given):
@@ -158,10 +156,11 @@ MEASURES: dict[str, list[Callable[[Run], Measure]]] = {
 }
 
 
-def whole(run: Run, split: str, streams: Streams) -> dict[str, np.ndarray]:
-    """All examples of a split: {name: [n, *shape]}."""
+def examples(run: Run, split: str, streams: Streams, most: int | None = None) -> dict[str, np.ndarray]:
+    """A split, or so many of its examples at random, in order: {name: [n, *shape]}."""
     source = sources.load(run.data.name, split, run.data.dir, streams)
-    return pipeline.batch(source, 0, len(source))
+    places = np.sort(np.random.default_rng(0).permutation(len(source))[:most])
+    return pipeline.picked(source, places.tolist())
 
 
 if __name__ == "__main__":

@@ -38,14 +38,10 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--data_dir", default=DATA_DIR, help="where data sets live (default: %(default)s)")
     group = parser.add_argument_group("latents", "encode a folder of images")
     group.add_argument("--source", metavar="DIR", help="a folder with one subfolder of images a class")
-    group.add_argument(
-        "--vae", metavar="FILE", help="safetensors of a Stable Diffusion VAE, as diffusers publishes them"
-    )
+    group.add_argument("--vae", metavar="FILE", help="safetensors of a Stable Diffusion VAE, as in diffusers")
     group.add_argument("--split", help="which split these images are (default: train)")
     group.add_argument("--size", type=int, help="height and width to crop to (default: 256)")
-    group.add_argument(
-        "--distributed", metavar="JOB", help="one of several processes: auto, or HOST:PORT,COUNT,INDEX (default: alone)"
-    )
+    group.add_argument("--distributed", metavar="JOB", help="one of several processes: auto, or HOST:PORT,COUNT,INDEX")
     group.add_argument("--batch", type=int, help="images that a process encodes at once (default: 32 for each device)")
     args = vars(parser.parse_args(argv))
     name, data_dir = args.pop("name"), args.pop("data_dir")
@@ -81,9 +77,7 @@ def encode_folder(
     devices, process, processes = jax.local_device_count(), jax.process_index(), jax.process_count()
     batch = 32 * devices if batch is None else batch
     if name in BUILDERS:
-        raise ValueError(
-            f"{name} is made of files of its own, and takes --data_dir only; give the latents another name"
-        )
+        raise ValueError(f"{name} is made of its own files: it takes --data_dir only; give the latents another name")
     if source is None or vae is None:
         raise ValueError("latents need both --source=DIR, a folder of images, and --vae=FILE, what encodes them")
     if not all(re.fullmatch("[a-z][a-z0-9_]*", word) for word in (name, split)):

@@ -7,13 +7,14 @@ import pytest
 import torch
 from sklearn.datasets import load_sample_image
 
+from dit_jax.data.packages import missing
 from dit_jax.evaluation import alignment, efficientnet, minilm
 
 
 @pytest.fixture(autouse=True)
 def installed():
-    if alignment.missing():
-        pytest.skip(f"not installed: {', '.join(alignment.missing())}")
+    if absent := missing(alignment.PACKAGES):
+        pytest.skip(f"not installed: {absent}")
 
 
 def test_it_knows_a_palace_and_a_daisy():

@@ -195,14 +195,19 @@ def test_any_stream_can_be_given_as_it_was_written(joint, tmp_path):
 
 
 def test_what_cannot_be_given_is_named(joint, tmp_path):
-    long, text = tmp_path / "long.wav", tmp_path / "text.wav"
+    long, fast, text, wide = (tmp_path / name for name in ("long.wav", "fast.wav", "text.wav", "wide.png"))
     wavfile.write(long, 8000, np.ones(8000, np.int16))
+    wavfile.write(fast, 44100, np.ones(8000, np.int16))
+    Image.new("L", (16, 8)).save(wide)
     text.write_text("seven")
     for given, message in [
         ("word=seven", "STREAM is one of: image, name, speech, clip"),
         ("name=seventy", "'seventy' is 7 bytes long, and the text has 5: shorten it"),
         ("image=seven.png", "cannot read the image seven.png: No such file"),
-        (f"speech={long}", f"{long} lasts 1.00 s, a clip 0.64 s: cut it"),
+        (f"speech={long}", f"{long} lasts 1.00 s, a clip 0.64 s: sox IN OUT trim 0 0.64"),
+        (f"speech={fast}", f"{fast} has 44100 samples a second, and should have 8000: sox IN -r 8000 OUT"),
+        (f"image={wide}", f"{wide} is 16 pixels wide and 8 high, and should be 8 and 8 or a multiple: magick IN"),
+        (f"clip={wide}:prefix=1", f"{wide} is 16 pixels wide and 8 high, and should be "),
         (f"speech={text}", str(text)),
         (f"clip={joint}/drawn/clip/0.gif:prefix=4", "the prefix of clip, 4 groups, should be 1 ... 3"),
     ]:
@@ -213,7 +218,7 @@ def test_what_cannot_be_given_is_named(joint, tmp_path):
 
 def test_a_clip_runs_from_one_end_to_the_other_and_back(straight, tmp_path):
     file = tmp_path / "end.png"
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (30, 20), np.uint8)).save(file)
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (24, 24), np.uint8)).save(file)
     for ends in ("3,7", f"{file},{file}"):
         flags = [f"--interpolate={ends}", "--num=4", "--steps=2", "--given=label=2,5", f"--out={tmp_path}"]
         run("sample.py", f"--workdir={straight}", *flags)

@@ -50,7 +50,7 @@ def same(a: dict, b: dict) -> bool:
 
 
 def everything(source: sources.Source) -> dict[str, np.ndarray]:
-    return pipeline.batch(source, 0, len(source))
+    return pipeline.picked(source, range(len(source)))
 
 
 # ---- Order ----

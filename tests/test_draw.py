@@ -210,7 +210,7 @@ def test_frames_share_the_noise_of_their_steps(solver, params):
     np.testing.assert_allclose(image, np.repeat(image[:1], 3, 0), atol=1e-5)
 
 
-def picture(path, size=(20, 24), seed=0):
+def picture(path, size=(16, 16), seed=0):
     Image.fromarray(np.random.default_rng(seed).integers(0, 256, (*size, 3), np.uint8)).save(path)
     return path
 

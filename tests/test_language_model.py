@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dit_jax.data.packages import missing
 from dit_jax.evaluation import language_model
 from dit_jax.evaluation.language_model import costs
 
@@ -77,8 +78,8 @@ VERSES = [
 
 @pytest.fixture(scope="module")
 def reader():
-    if language_model.missing():
-        pytest.skip(f"not installed: {', '.join(language_model.missing())}")
+    if absent := missing(language_model.PACKAGES):
+        pytest.skip(f"not installed: {absent}")
     return language_model.load(batch=4)
 
 
@@ -107,6 +108,6 @@ def test_what_is_said_again_and_again_costs_less_and_less(reader):
 
 def test_without_its_packages_there_is_a_command_that_installs_them(monkeypatch):
     monkeypatch.setattr(language_model, "PACKAGES", ("numpy", "no_such_package"))
-    assert language_model.missing() == ["no_such_package"]
+    assert missing(language_model.PACKAGES) == "no_such_package"
     with pytest.raises(ValueError, match="needs no_such_package: pip install"):
         language_model.load()

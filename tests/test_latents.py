@@ -339,8 +339,8 @@ def test_mistakes_end_in_one_line(images, vae, tmp_path):
             {"source": images, "vae": vae, "distributed": "here,2,2"},
             "--distributed=here,2,2 should be auto",
         ),
-        ("digits", {"source": images, "vae": vae}, "digits is made of files of its own, and takes --data_dir only"),
-        ("fashion_mnist", {"size": 28}, "fashion_mnist is made of files of its own"),
+        ("digits", {"source": images, "vae": vae}, "digits is made of its own files: it takes --data_dir only"),
+        ("fashion_mnist", {"size": 28}, "fashion_mnist is made of its own files"),
     ]:
         flags = [f"--{flag}={value}" for flag, value in flags.items()]
         with pytest.raises(SystemExit, match=f"^error: .*{message}"):

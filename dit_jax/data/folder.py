@@ -1,6 +1,8 @@
 """A folder of images with one subfolder a class, as a random-access source."""
 
+import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -33,11 +35,8 @@ class Folder:
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
         file, label = self.files[index]
-        try:
-            with Image.open(file) as image:
-                return {"image": fit(image, self.shape), "label": np.asarray(label, np.int32)}
-        except (OSError, SyntaxError) as error:  # SyntaxError is what PIL calls a broken PNG
-            raise OSError(f"cannot read the image {file}: {error}") from error
+        with opened(file) as image:
+            return {"image": fit(image, self.shape), "label": np.asarray(label, np.int32)}
 
 
 def images_in(folder: Path) -> list[Path]:
@@ -45,6 +44,16 @@ def images_in(folder: Path) -> list[Path]:
     if not files:
         raise FileNotFoundError(f"no images in {folder}: looked for {', '.join(sorted(SUFFIXES))}")
     return files
+
+
+@contextlib.contextmanager
+def opened(file: str | os.PathLike) -> Iterator[Image.Image]:
+    """An image file, open. Raises OSError, naming it, if it cannot be read then or later."""
+    try:
+        with Image.open(Path(file).expanduser()) as image:
+            yield image
+    except (OSError, SyntaxError) as error:  # SyntaxError is what PIL calls a broken PNG
+        raise OSError(f"cannot read the image {file}: {getattr(error, 'strerror', None) or error}") from error
 
 
 def fit(image: Image.Image, shape: tuple[int, ...]) -> np.ndarray:

@@ -6,6 +6,7 @@ import importlib.metadata
 import importlib.util
 import subprocess
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 
@@ -50,6 +51,11 @@ def pypi(package: str) -> None:
         found = "not installed"
     if found != version:
         raise ValueError(f"{name} is {found}, and has to be {version}: pip install {package}")
+
+
+def missing(modules: Iterable[str]) -> str:
+    """Those of these Python packages that are not installed, in words; nothing if all are."""
+    return ", ".join(module for module in modules if importlib.util.find_spec(module) is None)
 
 
 def home(module: str) -> Path:

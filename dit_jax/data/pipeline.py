@@ -2,7 +2,7 @@
 
 import functools
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeAlias
 
 import grain
@@ -52,14 +52,18 @@ def examples(source: Source, seed: int, augment: str = "none") -> Examples:
     return AUGMENTATIONS[augment](source, grain.MapDataset.range(sys.maxsize).seed(seed).map(place))
 
 
-def batch(examples: Examples | Source, step: int, batch_size: int, rows: slice = slice(None)) -> Example:
+def batch(examples: Examples, step: int, batch_size: int, rows: slice = slice(None)) -> Example:
     """Stack the examples step * batch_size + range(batch_size)[rows] into {name: [b, ...]}.
 
     rows is the part of the global batch that this process needs: the whole is the same for any number of processes.
-    A source will do as well, in its own order: batch(source, 0, len(source)) is all of it.
     """
-    picked = [examples[index] for index in range(step * batch_size, (step + 1) * batch_size)[rows]]
-    return {name: np.stack([example[name] for example in picked]) for name in picked[0]}
+    return picked(examples, range(step * batch_size, (step + 1) * batch_size)[rows])
+
+
+def picked(examples: Examples | Source, places: Iterable[int]) -> Example:
+    """The examples at these places, stacked: {name: [n, *shape]}."""
+    found = [examples[place] for place in places]
+    return {name: np.stack([example[name] for example in found]) for name in found[0]}
 
 
 def batches(

@@ -9,9 +9,9 @@ import numpy as np
 
 
 def read_wav(file: str | os.PathLike, rate: int) -> np.ndarray:
-    """A WAV file -> its samples [n] in float64, at `rate` Hz: channels are averaged, other rates resampled.
+    """A WAV file of `rate` Hz -> its samples [n] in float64, the mean of its channels.
 
-    Raises OSError, naming the file, for one that cannot be read.
+    Raises OSError for a file that cannot be read and ValueError for another rate; both name the file.
     """
     from scipy.io import wavfile  # takes a tenth of a second, which models without sound do not need
 
@@ -19,12 +19,17 @@ def read_wav(file: str | os.PathLike, rate: int) -> np.ndarray:
         found, samples = wavfile.read(Path(file).expanduser())
     except (OSError, ValueError, struct.error) as error:  # the last is what SciPy says of a file that was cut short
         raise OSError(f"cannot read the WAV file {file}: {getattr(error, 'strerror', None) or error}") from error
+    if found != rate:
+        raise ValueError(f"{file} has {found} samples a second, and should have {rate}: sox IN -r {rate} OUT")
     middle = 128 if samples.dtype == np.uint8 else 0  # bytes have no sign
-    return resample((samples.astype(np.float64) - middle).reshape(len(samples), -1).mean(1), found, rate)
+    return (samples.astype(np.float64) - middle).reshape(len(samples), -1).mean(1)
 
 
 def read_sound(file: str | os.PathLike, rate: int) -> np.ndarray:
-    """Like `read_wav`, for FLAC, AIFF and whatever else libsndfile reads. Raises ValueError if soundfile is missing."""
+    """A file that libsndfile reads, such as FLAC or AIFF -> its samples [n], the mean of its channels, at `rate` Hz.
+
+    Raises ValueError if soundfile is missing.
+    """
     try:
         import soundfile
     except ImportError:

@@ -186,9 +186,7 @@ def flowing(streams: Streams, names: Iterable[str]) -> dict[str, Gaussian]:
     found = {name: process for name in names if isinstance(process := streams[name].process, Gaussian)}
     without = [name for name in names if name not in found or streams[name].head is None or turns[name].ndim]
     if without:
-        raise ValueError(
-            f"no probability flow moves {', '.join(without)}: it takes a Gaussian one that is drawn at once"
-        )
+        raise ValueError(f"no probability flow moves {', '.join(without)}: it takes a Gaussian one drawn at once")
     return found
 
 

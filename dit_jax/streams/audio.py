@@ -74,18 +74,16 @@ BASES: dict[str, tuple[Callable, Callable]] = {
 
 
 def read(text: str, length: int, rate: int) -> np.ndarray:
-    """'a.wav' or 'a.wav,b.wav' -> clips [k, length, 1], standardised; other rates are resampled, and silence added.
+    """'a.wav' or 'a.wav,b.wav' -> clips [k, length, 1], standardised, with silence after what is shorter.
 
-    Raises OSError for a file that is no WAV, ValueError for one that is too long or silent; both name it.
+    Raises OSError for a file that is no WAV, ValueError for one of another rate, too long or silent; both name it.
     """
 
     def clip(file: str) -> np.ndarray:
         samples = read_wav(file, rate)
         if len(samples) > length:
             seconds, most = len(samples) / rate, length / rate
-            raise ValueError(
-                f"{file} lasts {seconds:.2f} s, a clip {most:.2f} s: cut it (sox IN OUT trim 0 {most:.2f})"
-            )
+            raise ValueError(f"{file} lasts {seconds:.2f} s, a clip {most:.2f} s: sox IN OUT trim 0 {most:.2f}")
         try:
             return standardised(samples, length)
         except ValueError as error:

@@ -1,7 +1,6 @@
 """Images and image-like latents: rows and columns of channels."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
@@ -9,7 +8,7 @@ import numpy as np
 from jax import Array
 from PIL import Image
 
-from dit_jax.data.folder import MODES, fit
+from dit_jax.data.folder import MODES, fit, opened
 from dit_jax.diffusion.gaussian import Gaussian
 from dit_jax.diffusion.levels import Quantile, logit_normal
 from dit_jax.diffusion.stream import Stream
@@ -45,19 +44,30 @@ def image(
 
 
 def read(text: str, shape: tuple[int, ...]) -> np.ndarray:
-    """'cat.png' or 'cat.png,dog.png' -> pictures [k, *shape] in [-1, 1], fitted to the shape as data are.
+    """'cat.png' or 'cat.png,dog.png' -> pictures [k, *shape] in [-1, 1].
 
-    Raises OSError, naming the file, for one that cannot be read.
+    Raises OSError for a file that cannot be read, ValueError for one of another size; both name it.
     """
+    pictures = []
+    for file in text.split(","):
+        with opened(file) as image:
+            pictures.append(reduced(image, shape, file))
+    return np.stack(pictures)
 
-    def picture(file: str) -> np.ndarray:
-        try:
-            with Image.open(Path(file).expanduser()) as image:
-                return fit(image, shape)
-        except (OSError, SyntaxError) as error:  # SyntaxError is what PIL calls a broken PNG
-            raise OSError(f"cannot read the image {file}: {getattr(error, 'strerror', None) or error}") from error
 
-    return np.stack([picture(file) for file in text.split(",")])
+def reduced(image: Image.Image, shape: tuple[int, ...], file: str) -> np.ndarray:
+    """An image as large as the shape or a whole number of times as large -> [*shape] in [-1, 1]: nothing is cropped.
+
+    Raises ValueError, naming the file, for another size.
+    """
+    height, width, _ = shape
+    times = max(1, image.width // width)
+    if image.size != (times * width, times * height):
+        raise ValueError(
+            f"{file} is {image.width} pixels wide and {image.height} high, and should be {width} and {height} or a "
+            f"multiple: magick IN -resize {width}x{height}^ -gravity center -extent {width}x{height} OUT"
+        )
+    return fit(image, shape)
 
 
 def show(x: np.ndarray) -> np.ndarray:

@@ -5,6 +5,7 @@ Its mask is DiT's null class, and training with it masked one time in ten is DiT
 
 import flax.linen as nn
 import numpy as np
+from flax.linen.initializers import normal
 
 from dit_jax.diffusion.levels import dropout
 from dit_jax.diffusion.masked import Masked
@@ -17,9 +18,7 @@ def label(classes: int, dropout_rate: float = 0.1) -> Stream:
         shape=(),
         process=Masked(vocabulary=classes),
         levels=dropout(rate=dropout_rate),
-        embed=lambda width, dtype, name: nn.Embed(
-            classes + 1, width, embedding_init=nn.initializers.normal(0.02), name=name
-        ),
+        embed=lambda width, dtype, name: nn.Embed(classes + 1, width, embedding_init=normal(0.02), name=name),
         read=lambda text: read(text, classes),
         show=lambda labels: [str(value) if value < classes else "" for value in labels],
     )

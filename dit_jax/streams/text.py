@@ -6,6 +6,7 @@ from pathlib import Path
 
 import flax.linen as nn
 import numpy as np
+from flax.linen.initializers import normal
 
 from dit_jax.data import bpe
 from dit_jax.diffusion.levels import Quantile, uniform
@@ -43,9 +44,7 @@ def text(
         process=Masked(tokens),
         levels=levels,
         positions=positions((length,), (TIME,)),
-        embed=lambda width, dtype, name: nn.Embed(
-            tokens + 1, width, embedding_init=nn.initializers.normal(0.02), name=name
-        ),
+        embed=lambda width, dtype, name: nn.Embed(tokens + 1, width, embedding_init=normal(0.02), name=name),
         head=lambda width, dtype, name: nn.Dense(tokens, kernel_init=nn.initializers.zeros, dtype=dtype, name=name),
         groups=blocks,
         read=lambda value: read(value, length, vocabulary, pairs),

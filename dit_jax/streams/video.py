@@ -6,12 +6,12 @@ import numpy as np
 from einops import rearrange
 from PIL import Image, ImageSequence
 
-from dit_jax.data.folder import MODES, fit
+from dit_jax.data.folder import MODES, opened
 from dit_jax.diffusion.gaussian import Gaussian
 from dit_jax.diffusion.levels import Quantile, logit_normal
 from dit_jax.diffusion.stream import Stream
 from dit_jax.network.tokens import COLUMN, ROW, TIME, grid_shape, positions
-from dit_jax.streams.image import PatchEmbed, PatchHead
+from dit_jax.streams.image import PatchEmbed, PatchHead, reduced
 from dit_jax.streams.image import show as pictures
 
 FRAME = 100  # milliseconds of a frame in a file
@@ -43,22 +43,19 @@ def video(
 
 
 def read(text: str, shape: tuple[int, ...]) -> np.ndarray:
-    """'a.gif' or 'a.gif,b.webp' -> clips [k, *shape] in [-1, 1], frames fitted to the shape as images are.
+    """'a.gif' or 'a.gif,b.webp' -> clips [k, *shape] in [-1, 1].
 
     A frame that is shown for longer than the shortest counts as several. Of frames that a file lacks, as a still image
     does all but one, nothing is known: NaN. Raises OSError, naming the file, for one that cannot be read, and
-    ValueError for one with too many frames.
+    ValueError for one of another size or with too many frames.
     """
 
     def clip(file: str) -> np.ndarray:
-        try:
-            with Image.open(Path(file).expanduser()) as image:
-                frames, times = [], []
-                for frame in ImageSequence.Iterator(image):
-                    frames.append(fit(frame, shape[1:]))
-                    times.append(frame.info.get("duration", 0) or FRAME)
-        except (OSError, SyntaxError) as error:  # SyntaxError is what PIL calls a broken PNG
-            raise OSError(f"cannot read the clip {file}: {getattr(error, 'strerror', None) or error}") from error
+        frames, times = [], []
+        with opened(file) as image:
+            for frame in ImageSequence.Iterator(image):
+                frames.append(reduced(frame, shape[1:], file))
+                times.append(frame.info.get("duration", 0) or FRAME)
         every = np.repeat(frames, np.rint(np.divide(times, min(times))).astype(int), axis=0)
         if len(every) > shape[0]:
             raise ValueError(f"{file} has {len(every)} frames, and a clip here has {shape[0]}: cut it to that many")
@@ -75,7 +72,7 @@ def show(x: np.ndarray) -> np.ndarray:
 def save(x: np.ndarray, path: Path) -> Path:
     """A clip [frames, height, width, channels] in [-1, 1] -> PATH.gif, which runs for ever.
 
-    It is enlarged to about 128 rows by a power of two, which `fit` undoes exactly; grey levels stay what they are.
+    It is enlarged to about 128 rows by a power of two, which `read` undoes exactly; grey levels stay what they are.
     """
     factor = 2 ** max(0, round(np.log2(128 / x.shape[1])))
     frames = [Image.fromarray(f.squeeze(-1) if f.shape[-1] == 1 else f) for f in pictures(x)]

@@ -74,7 +74,7 @@ def train(run: Run, workdir: Path):
                 if done % run.train.log_every == 0 or done == run.train.steps:
                     values = meter.means()
                     writer.scalars(done, values)
-                    shown = {"loss": "loss", "examples_per_second": "img/s"}
+                    shown = {"loss": "loss", "examples_per_second": "examples/s"}
                     show(done, **{shown[name]: value for name, value in values.items() if name in shown})
                 if run.sample.every and done % run.sample.every == 0:
                     drawn = gather(draw(run, mode.plain(state).ema, mesh, run.sample))
