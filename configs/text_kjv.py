@@ -5,8 +5,8 @@ python train.py --config=configs/text_kjv.py --workdir=runs/text_kjv
 python sample.py --workdir=runs/text_kjv --given='text=In the beginning*' --out=runs/text_kjv/samples
 python -m dit_jax.evaluate --workdir=runs/text_kjv --num=64
 
-One core of a busy machine, about 65 min: at most 2.378 +- 0.018 bits a byte of held-out books, where gzip takes 2.44,
-xz 2.15 and a 6-gram model 1.74 (commit 68c09e0, 2026-11-24). The first 1,900 updates were paced for 5,200.
+Two cores that other work shared, 75 min: at most 2.358 +- 0.018 bits a byte of held-out books, where gzip takes 2.44,
+xz 2.15 and a 6-gram model 1.74 (trained at commit 94f3c9b, scored at f0b99be, 2026-11-26).
 """
 
 from dit_jax.config import default, stream
