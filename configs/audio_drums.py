@@ -5,8 +5,8 @@ python -m dit_jax.prepare audio_drums
 python train.py --config=configs/audio_drums.py --workdir=runs/audio_drums
 python sample.py --workdir=runs/audio_drums --given=label=0,1,2,3,4,5 --num=12  # kick, snare, tom, hat, cymbal, clap
 
-Two cores, 7 min: a judge of the other six kits knows 80.8 % of the hits, with guidance 2 84.2 %, where it knows 96.0 % of
-the real ones; Frechet distance 80 and 89, where the real train split has 61 (commit f0b99be, 2026-11-26, `python -m
+Two cores, 7 min: a judge of the other six kits knows 80.8 % of the hits, with guidance 2 84.2 %, where it knows 96.0 %
+of the real ones; Frechet distance 80 and 89, where the real train split has 61 (commit f0b99be, 2026-11-26, `python -m
 dit_jax.evaluate --workdir=runs/audio_drums --num=240 --guidance=1,2`). Kicks and toms click where patches meet.
 --config.streams.sound.basis=mdct cures them of it, but sends an echo of the attack to the end of the clip, which is a
 circle to it: 69.2 and 81.7 %, 87 and 104.

@@ -105,7 +105,7 @@ def test_every_part_is_given_once_and_judged_never(monkeypatch):
     features = {"label": types.SimpleNamespace(num_classes=3)}
     info = types.SimpleNamespace(features=features, splits={"train": None, "test": None})
     monkeypatch.setattr(evaluate.sources, "find", lambda *_: types.SimpleNamespace(info=info))
-    monkeypatch.setattr(evaluate, "whole", lambda run, split, streams: real)
+    monkeypatch.setattr(evaluate, "examples", lambda run, split, streams, most=None: real)
     monkeypatch.setattr(evaluate, "draw", draw)
     monkeypatch.setattr(evaluate, "GUIDANCE", types.SimpleNamespace(value=["1", "2"]))
     data = types.SimpleNamespace(name="made", dir="")
@@ -137,8 +137,8 @@ def test_a_caption_is_judged_unless_all_was_given(monkeypatch):
     streams = {"clip": dj.streams.video((2, 4, 4, 3)), "still": dj.streams.image((4, 4, 3)), "name": text}
     said = np.concatenate([text.read(f"fist, {tone}") for tone in "ab"] + [text.read(f"{i}") for i in range(20)])
     sample = {"clip": np.zeros((22, 2, 4, 4, 3)), "still": np.zeros((22, 4, 4, 3)), "name": said}
-    monkeypatch.setattr(evaluate, "whole", lambda run, split, streams: sample)
-    monkeypatch.setattr(evaluate.alignment, "missing", lambda: [])
+    monkeypatch.setattr(evaluate, "examples", lambda run, split, streams: sample)
+    monkeypatch.setattr(evaluate.alignment, "PACKAGES", ())
     monkeypatch.setattr(evaluate.alignment, "train", train)
     measure = evaluate.captions(types.SimpleNamespace(streams=streams))
     for given, wanted in {
@@ -150,6 +150,16 @@ def test_a_caption_is_judged_unless_all_was_given(monkeypatch):
         assert measure({}, sample, None, given) == wanted
     written = [f"fist, {tone}" for tone in "ab"] + [f"{i}" for i in range(20)]
     assert heard == {4: (written, written), 3: (written, written)}
+
+
+def test_examples_are_a_split_in_order_or_some_of_it_each_once(monkeypatch):
+    split = [{"image": np.full((2, 2, 1), i)} for i in range(50)]
+    monkeypatch.setattr(evaluate.sources, "load", lambda *_: split)
+    run = types.SimpleNamespace(data=types.SimpleNamespace(name="made", dir=""))
+    every = evaluate.examples(run, "test", {})["image"]
+    assert every.shape == (50, 2, 2, 1) and every[:, 0, 0, 0].tolist() == [*range(50)]
+    some = evaluate.examples(run, "test", {}, most=20)["image"][:, 0, 0, 0].tolist()
+    assert len(some) == 20 and some == sorted({*some}) and some != [*range(20)]
 
 
 def test_a_sheet_shows_every_sample_in_its_place():
