@@ -159,8 +159,7 @@ MEASURES: dict[str, list[Callable[[Run], Measure]]] = {
 def examples(run: Run, split: str, streams: Streams, most: int | None = None) -> dict[str, np.ndarray]:
     """A split, or so many of its examples at random, in order: {name: [n, *shape]}."""
     source = sources.load(run.data.name, split, run.data.dir, streams)
-    places = np.sort(np.random.default_rng(0).permutation(len(source))[:most])
-    return pipeline.picked(source, places.tolist())
+    return pipeline.picked(source, sorted(np.random.default_rng(0).permutation(len(source)).tolist()[:most]))
 
 
 if __name__ == "__main__":

@@ -41,7 +41,9 @@ def main(argv: list[str] | None = None) -> None:
     group.add_argument("--vae", metavar="FILE", help="safetensors of a Stable Diffusion VAE, as in diffusers")
     group.add_argument("--split", help="which split these images are (default: train)")
     group.add_argument("--size", type=int, help="height and width to crop to (default: 256)")
-    group.add_argument("--distributed", metavar="JOB", help="one of several processes: auto, or HOST:PORT,COUNT,INDEX")
+    group.add_argument(
+        "--distributed", metavar="JOB", help="one of several processes: auto, or HOST:PORT,COUNT,INDEX (default: alone)"
+    )
     group.add_argument("--batch", type=int, help="images that a process encodes at once (default: 32 for each device)")
     args = vars(parser.parse_args(argv))
     name, data_dir = args.pop("name"), args.pop("data_dir")

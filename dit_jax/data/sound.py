@@ -27,9 +27,7 @@ def read_wav(file: str | os.PathLike, rate: int) -> np.ndarray:
 
 def read_sound(file: str | os.PathLike, rate: int) -> np.ndarray:
     """A file that libsndfile reads, such as FLAC or AIFF -> its samples [n], the mean of its channels, at `rate` Hz.
-
-    Raises ValueError if soundfile is missing.
-    """
+    Raises ValueError if soundfile is missing."""
     try:
         import soundfile
     except ImportError:

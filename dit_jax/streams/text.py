@@ -6,7 +6,7 @@ from pathlib import Path
 
 import flax.linen as nn
 import numpy as np
-from flax.linen.initializers import normal
+from flax.linen.initializers import normal, zeros
 
 from dit_jax.data import bpe
 from dit_jax.diffusion.levels import Quantile, uniform
@@ -45,7 +45,7 @@ def text(
         levels=levels,
         positions=positions((length,), (TIME,)),
         embed=lambda width, dtype, name: nn.Embed(tokens + 1, width, embedding_init=normal(0.02), name=name),
-        head=lambda width, dtype, name: nn.Dense(tokens, kernel_init=nn.initializers.zeros, dtype=dtype, name=name),
+        head=lambda width, dtype, name: nn.Dense(tokens, kernel_init=zeros, dtype=dtype, name=name),
         groups=blocks,
         read=lambda value: read(value, length, vocabulary, pairs),
         show=lambda rows: show(rows, pieces),
