@@ -20,7 +20,6 @@ from jax.sharding import Mesh
 from ml_collections import config_flags
 
 from dit_jax.data.pipeline import AUGMENTATIONS
-from dit_jax.data.sources import nearest
 from dit_jax.diffusion.ddpm import DDPM
 from dit_jax.diffusion.gaussian import CLOCKS, PREDICTIONS, Gaussian
 from dit_jax.diffusion.grids import GRIDS
@@ -32,8 +31,9 @@ from dit_jax.diffusion.schedules import SCHEDULES
 from dit_jax.diffusion.solvers import SOLVERS
 from dit_jax.diffusion.span import SPAN
 from dit_jax.diffusion.stream import Stream, Streams
+from dit_jax.names import nearest
 from dit_jax.network.dit import BLOCKS, CHOICES, REMAT, WEIGHTS, DiT, frames
-from dit_jax.parallel.mesh import make_mesh
+from dit_jax.parallel.mesh import check_division, make_mesh
 from dit_jax.parallel.modes import MODES, jit_mode
 from dit_jax.run import Checkpoint, Data, Parallel, Run, Sample, Train
 from dit_jax.streams import audio, duration, image, label, past, span, text, video
@@ -222,8 +222,14 @@ def restore_run(workdir: str, fsdp: int = 1) -> tuple[Run, Any, Mesh]:
     The mesh is of all devices here; `fsdp` of them share each copy of the parameters.
     """
     with open_reader(workdir) as reader:
-        run, mesh = build(read_meta(reader)["config"]), make_mesh(fsdp=fsdp)
-        return run, restore_ema(reader, jit_mode(mesh).abstract(run.model.init)), mesh
+        config, mesh = read_meta(reader)["config"], make_mesh(fsdp=fsdp)
+        drawing = {
+            name: section for name, section in config.items() if name != "optimizer"
+        }  # which only training needs
+        run = dataclasses.replace(build(drawing), config=config)
+        abstract = jit_mode(mesh).abstract(run.model.init)
+        check_division(abstract, mesh)
+        return run, restore_ema(reader, abstract), mesh
 
 
 def _stream(entries: dict, path: str, above: Streams) -> Stream:

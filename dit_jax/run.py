@@ -2,11 +2,12 @@
 
 import dataclasses
 import re
+from collections.abc import Mapping
 
 import optax
 
 from dit_jax.data.sources import DATA_DIR
-from dit_jax.diffusion.guidance import COMBINE, Guidance, autoguidance, classifier_free
+from dit_jax.diffusion.guidance import COMBINE, Excess, Guidance, autoguided, classifier_freed, excess
 from dit_jax.diffusion.objective import Predict
 from dit_jax.diffusion.stream import Streams
 from dit_jax.network.dit import DiT
@@ -91,16 +92,22 @@ class Sample:
     seed: int = 0
     batch: int = 64
 
-    def guide(self, weak: Predict | None = None) -> Guidance | None:
-        """None at scale 1; else autoguidance where there is a weak network, and classifier-free guidance where not."""
-        scale, how = self.scale(), (self.interval, COMBINE[self.combine], self.channels)
-        if scale == 1.0:
+    def guide(self, weak: Predict | None = None, w: Excess | None = None) -> Guidance | None:
+        """None at scale 1; else autoguidance where there is a weak network, and classifier-free guidance where not.
+        w: `excess()`, where that is traced."""
+        w, how = self.excess() if w is None else w, (self.interval, COMBINE[self.combine], self.channels)
+        if w is None:
             return None
         if weak is None:
-            return classifier_free(scale, *how)
-        if isinstance(scale, dict):
+            return classifier_freed(w, *how)
+        if isinstance(w, Mapping):
             raise ValueError(f"guidance = {self.guidance!r} is for given streams; a weak network leads by one scale")
-        return autoguidance(weak, scale, *how)
+        return autoguided(weak, w, *how)
+
+    def excess(self) -> Excess | None:
+        """The guidance scale less one, or that of each stream; None where nothing is guided."""
+        scale = self.scale()
+        return None if scale == 1.0 else excess(scale)
 
     def scale(self) -> float | dict[str, float]:
         """Of guidance. Raises ValueError if it is neither a number nor numbers with the names of streams."""
@@ -123,7 +130,7 @@ class Sample:
         return name, int(length), int(overlap)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Run:
     """All of it. `config` is the plain dict that it was built from, as checkpoints keep it."""
 

@@ -1,7 +1,6 @@
 """Where examples come from: a name in a config -> a random-access source of {stream: array}."""
 
 import contextlib
-import difflib
 import functools
 import importlib
 import io
@@ -18,6 +17,7 @@ from dit_jax.data.latents import Latents
 from dit_jax.diffusion.gaussian import Gaussian
 from dit_jax.diffusion.masked import Masked
 from dit_jax.diffusion.stream import Stream, Streams
+from dit_jax.names import nearest
 
 if TYPE_CHECKING:  # importing TFDS takes a second, so it waits until a data set needs it
     from tensorflow_datasets.core import DatasetBuilder, DatasetInfo
@@ -98,12 +98,6 @@ def find(name: str, data_dir: str | os.PathLike) -> "DatasetBuilder":
     command = f"python -m dit_jax.prepare {name} --data_dir={data_dir}" + ("" if name in BUILDERS else f" {ENCODE}")
     hint = "" if name in BUILDERS else f"; {nearest(name, [*BUILDERS, 'synthetic'])}"
     raise FileNotFoundError(f"the data set {name!r} is not in {data_dir}: prepare it with {command}{hint}")
-
-
-def nearest(name: object, known: Iterable[str]) -> str:
-    """The end of an error about a name that does not exist: the one that was probably meant, or all there are."""
-    close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
-    return f"did you mean {close[0]!r}?" if close else f"known are {', '.join(sorted(known))}"
 
 
 def check_names(name: str, found: Iterable[str], streams: Streams) -> None:

@@ -7,7 +7,16 @@ the caller folds in. So example 7 gets the same noise in a batch of 8 and a batc
 import zlib
 
 import jax
+import numpy as np
 from jax import Array
+
+
+def domain(key: Array, name: str) -> Array:
+    """The key of a use apart from drawing samples, such as "train": key [] -> key [].
+
+    Samples take (key, row) as it is. With the highest bit set, no row, stream or step is folded in by the same number.
+    """
+    return jax.random.fold_in(key, np.uint32(zlib.crc32(name.encode()) | 1 << 31))
 
 
 def example_keys(key: Array, rows: Array) -> Array:

@@ -18,7 +18,8 @@ import numpy as np
 from jax import Array
 from jax.flatten_util import ravel_pytree
 
-from dit_jax.diffusion.keys import example_keys, fold
+from dit_jax.diffusion.derivatives import linearize
+from dit_jax.diffusion.keys import domain, example_keys, fold
 from dit_jax.diffusion.objective import Predict, Sample
 from dit_jax.diffusion.sampler import FLOOR, STEPS, flowing, priors, rising
 from dit_jax.diffusion.stream import Streams
@@ -51,7 +52,7 @@ def log_likelihood(
     Raises ValueError if a stream in x has no flow.
     """
     n, given, processes = len(next(iter(x.values()))), given or {}, flowing(streams, x)
-    keys = example_keys(key, jnp.arange(n))
+    keys = example_keys(domain(key, "likelihood"), jnp.arange(n))
     still = {**priors(streams, keys), **given}
     levels = {name: jnp.full(n, 0.0 if name in given else 1.0) for name in streams}
 
@@ -87,7 +88,7 @@ def with_divergence(velocity: Velocity, directions: Array, weight: float) -> Slo
     one at a time, and in all examples at once, which do not depend on each other."""
 
     def slope(z: Array, u: Array) -> tuple[Array, Array]:
-        forward, derivative = jax.linearize(lambda z: velocity(z, u), z)
+        forward, derivative = linearize(lambda z: velocity(z, u), z)
 
         def along(direction: Array) -> Array:
             direction = jnp.broadcast_to(direction, z.shape)

@@ -16,12 +16,14 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from dit_jax.diffusion import gaussian
+from dit_jax.diffusion.derivatives import jvp
 from dit_jax.diffusion.gaussian import Gaussian
-from dit_jax.diffusion.keys import example_keys, fold, stream_id
+from dit_jax.diffusion.keys import domain, example_keys, fold, stream_id
 from dit_jax.diffusion.levels import Together, independent
 from dit_jax.diffusion.schedules import align
 from dit_jax.diffusion.span import SPAN
-from dit_jax.diffusion.stream import Streams, with_copies
+from dit_jax.diffusion.stream import Streams, check_tokens, with_copies
 
 Sample = dict[str, Array]
 Predict = Callable[[Sample, Sample], Sample]
@@ -36,9 +38,13 @@ def loss(
     objective: Objective | None = None,
     together: Together = independent,
 ) -> Array:
-    """Mean loss of a batch {name: [B, *shape]}, at levels and with noise drawn from the key."""
+    """Mean loss of a batch {name: [B, *shape]}, at levels and with noise drawn from the key.
+
+    Raises ValueError for a stream that the batch lacks and, where they are known while tracing, tokens out of range.
+    """
+    check_tokens(streams, batch, "the batch")
     n = len(next(iter(batch.values())))
-    level_key, noise_key = jax.random.split(key)
+    level_key, noise_key = jax.random.split(domain(key, "train"))
     t = together(level_key, streams, n)
     losses = (objective or losses_at)(predict, streams, example_keys(noise_key, jnp.arange(n)), batch, t)
     return jnp.mean(total(losses))
@@ -84,10 +90,13 @@ def meanflow_losses(
     """Loss of every example, {name: [B]}, of the one Gaussian stream with a head, its span being t[SPAN] of its level.
 
     tangent: dz/dt in the total derivative is that of the example ("given", MeanFlow) or the network's own velocity
-    ("own", improved MeanFlow, arXiv 2512.02012). power: losses are divided by this power of themselves, held fixed
-    (eq. 22).
+    ("own", improved MeanFlow, arXiv 2512.02012). power: gradients are those of losses divided by this power of
+    themselves, held fixed (eq. 22); their values are the errors as they are. Raises ValueError for a stream that does
+    not predict the velocity: of another prediction, the mean velocity is infinite at one end.
     """
     ((name, process),) = ((k, s.process) for k, s in streams.items() if s.head and isinstance(s.process, Gaussian))
+    if process.prediction is not gaussian.velocity:
+        raise ValueError(f"{name} should predict the velocity, of which a mean velocity is a mean")
     span = t[SPAN] * t[name]
     noised, targets = corrupted(streams, keys, {**batch, SPAN: span}, t)
     velocity = process.flow(noised[name], targets[name], t[name])
@@ -101,13 +110,14 @@ def meanflow_losses(
     implied = instantaneous(mean_velocity, noised[name], t[name], span, jax.lax.stop_gradient(along))
     error = jnp.square(implied - velocity)
     loss = jnp.mean(error, axis=range(1, error.ndim))
-    return {name: loss / jax.lax.stop_gradient(loss + 0.01) ** power}
+    divided = loss / jax.lax.stop_gradient(loss + 0.01) ** power
+    return {name: divided + jax.lax.stop_gradient(loss - divided)}
 
 
 def instantaneous(mean_velocity: Callable, z: Array, t: Array, span: Array, tangent: Array) -> Array:
     """u + (t - r) du/dt, the velocity that a mean velocity u(z, t, span) implies; du/dt is held fixed."""
     ones = jnp.ones_like(t)
-    u, slope = jax.jvp(mean_velocity, (z, t, span), (tangent, ones, ones))
+    u, slope = jvp(mean_velocity, (z, t, span), (tangent, ones, ones))
     return u + align(span, z) * jax.lax.stop_gradient(slope)
 
 

@@ -3,7 +3,9 @@
 Encoding is the same walk upwards, from data to the noise that a sampler would make them of.
 """
 
+import itertools
 import math
+import warnings
 from collections.abc import Callable, Iterable
 
 import jax
@@ -14,12 +16,13 @@ from jax import Array
 from dit_jax.diffusion import grids
 from dit_jax.diffusion.gaussian import Gaussian
 from dit_jax.diffusion.guidance import Guidance
-from dit_jax.diffusion.keys import example_keys, fold, stream_id
+from dit_jax.diffusion.keys import domain, example_keys, fold, stream_id
 from dit_jax.diffusion.masked import Masked
 from dit_jax.diffusion.objective import Predict, Sample
 from dit_jax.diffusion.schedules import align, level_at
 from dit_jax.diffusion.solvers import SOLVERS, Solver
-from dit_jax.diffusion.stream import Streams, order, with_copies
+from dit_jax.diffusion.stream import Streams, check_tokens, order, with_copies
+from dit_jax.names import check_names
 
 PRIOR, STEPS = 0, 1  # an example's randomness: one key for where it starts, one for each step from there
 # Walks up begin at alpha x, where sigma / alpha is this. What a network gets wrong there grows with sigma on the way.
@@ -30,7 +33,7 @@ def sample(
     predict: Predict,
     streams: Streams,
     key: Array,
-    num: int,
+    num: int | None = None,
     given: Sample | None = None,
     steps: int = 25,
     solver: Solver = SOLVERS["2m"],
@@ -41,21 +44,54 @@ def sample(
     prefix: dict[str, int] | None = None,
     first: Iterable[str] = (),
     drawn: Iterable[str] | None = None,
+    rows: Array | None = None,
 ) -> Sample:
-    """Draw samples 0 ... num - 1 of a key: {name: [num, *shape]}.
+    """Draw samples 0 ... num - 1 of a key, or those in rows [num]: {name: [num, *shape]}. To be called in jax.jit.
 
     given: {name: [num, *shape]} clean values of some streams; of those in prefix {name: number of groups}, only the
     first groups are. drawn: the streams that are drawn, together, or None for all that can be; any other is
     marginalised out. start: {name: [num, *shape]} what drawn streams are at t = 1, instead of their prior: text of
     which some is known, say. first: streams that are drawn before the others (see `in_turn`).
+
+    Raises ValueError for names of streams that do not exist, for tokens out of range, and for less than one step.
     """
-    keys = example_keys(key, jnp.arange(num))
+    given = given or {}
+    if (rows is None) == (num is None):
+        raise ValueError("say either num, how many samples to draw, or rows, which ones")
+    check_sample(streams, given, prefix, start, [*first, *(drawn or ())], steps)
+    keys = example_keys(key, jnp.arange(num) if rows is None else jnp.asarray(rows))
 
     def draw(given, now):
         schedule = grids.rows(streams, given, steps, shift, grid, prefix, now or drawn)
         return walk(predict, streams, keys, given, schedule, solver, guidance, start)
 
-    return in_turn(draw, given or {}, first)
+    drawn_sample = in_turn(draw, given, first)
+    if not any(isinstance(x, jax.core.Tracer) for x in drawn_sample.values()) and next(_CALLS) == 2:
+        warnings.warn("outside jax.jit every call of sample compiles anew: wrap it in a jitted function", stacklevel=2)
+    return drawn_sample
+
+
+_CALLS = itertools.count(1)  # of `sample`, outside jit
+
+
+def check_sample(
+    streams: Streams,
+    given: Sample,
+    prefix: dict[str, int] | None,
+    start: Sample | None,
+    drawn: Iterable[str],
+    steps: int,
+) -> None:
+    """Raises ValueError for what `sample` cannot draw: see there."""
+    able = [name for name, stream in streams.items() if stream.head is not None]
+    check_names(given, streams, "given: the stream")
+    check_names(prefix or {}, given, "prefix: the given stream")
+    check_names(start or {}, able, "start: the stream")
+    check_names(drawn, able, "drawn: the stream")
+    check_tokens(streams, given, "given")
+    check_tokens(streams, start or {}, "start", hidden=True)
+    if steps < 1:
+        raise ValueError(f"steps = {steps} should be at least 1")
 
 
 def in_turn(draw: Callable[[Sample, Iterable[str] | None], Sample], given: Sample, first: Iterable[str]) -> Sample:
@@ -146,7 +182,7 @@ def encode(
     solver: one that can climb to t = 1, as Heun's can. floor: sigma / alpha where it begins, small beside the finest
     structure of x, but no smaller than a network has learnt. Raises ValueError if a stream in x has no flow.
     """
-    keys = example_keys(key, jnp.arange(len(next(iter(x.values())))))
+    keys = example_keys(domain(key, "encode"), jnp.arange(len(next(iter(x.values())))))
     return climb(predict, streams, keys, x, given or {}, steps, solver, guidance, floor)
 
 

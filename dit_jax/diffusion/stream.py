@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -55,6 +56,18 @@ class Stream:
 Streams = dict[str, Stream]
 
 
+def check_tokens(streams: Streams, x: dict[str, Any], what: str, hidden: bool = False) -> None:
+    """Raises ValueError if masked streams in x hold a token that does not exist or, unless `hidden` ones are allowed,
+    the mask. Arrays that are being traced are not looked into."""
+    for name, stream in streams.items():
+        if not isinstance(stream.process, Masked) or name not in x or isinstance(x[name], jax.core.Tracer):
+            continue
+        values, most = np.asarray(x[name]), stream.process.vocabulary - (not hidden)
+        wrong = values[(values < 0) | (values > most)]
+        if wrong.size:
+            raise ValueError(f"{what}: {name} holds {wrong[0]}, and its values are 0 ... {most}")
+
+
 def in_data(streams: Streams) -> Streams:
     """The streams that a data set has to have: all but the span and what copies others."""
     return {name: s for name, s in streams.items() if not isinstance(s.process, Span) and not s.copies}
@@ -77,6 +90,12 @@ def present(streams: Streams, x: dict[str, Any]) -> dict[str, Any]:
     first always is, so that there is something to attend to; a hidden duration is longer than any."""
     lengths = {s.ends: (x[name], streams[s.ends].shape[0]) for name, s in streams.items() if s.ends}
     return {name: np.arange(length) < jnp.maximum(values, 1)[:, None] for name, (values, length) in lengths.items()}
+
+
+def steps_in_time(stream: Stream) -> int:
+    """How many tokens a stream has along time, its first axis: patches of a waveform, tubelets of a clip."""
+    assert stream.positions is not None
+    return len(np.unique(stream.positions[:, 0]))
 
 
 def order(streams: Streams) -> dict[str, np.ndarray]:

@@ -2,12 +2,13 @@
 
 import dataclasses
 import functools
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -68,35 +69,74 @@ def draw(
     longer = how.longer()
     if longer is not None and (longer[0] not in run.streams or known or start):
         raise ValueError(f"rollout = {how.rollout!r} is for one of {', '.join(run.streams)}, from noise or a prefix")
-    bind, params = _networks(run, params, mesh, how, weak)
+    if how.weak and weak is None:
+        raise ValueError(f"sample.weak = {how.weak!r} is not loaded: only sample.py does, with --weak")
+    networks, params = _networks(run, params, mesh, weak)
+    plan = Plan(frozenset(said.prefix.items()), tuple(drawn), tuple(first), tuple(left))
+    sampler = _sampler(run, networks, mesh, _static(how), plan)
+    w = jax.tree.map(np.float32, how.excess())
     spread = NamedSharding(mesh, BATCH)
+    for these in equal_batches(how.num, how.batch, mesh):
+        inputs = jax.tree.map(lambda values, these=these: values[these], (rows, given, known | (start or {})))
+        sample = sampler(params, jax.random.key(how.seed), w, *jax.device_put(inputs, spread))
+        yield {name: np.asarray(array)[: how.num - these[0]] for name, array in sample.items()}
+
+
+class Plan(NamedTuple):
+    """What is drawn, and in which order, as `grids.rows` and `sampler.in_turn` take it."""
+
+    prefix: frozenset[tuple[str, int]]
+    drawn: tuple[str, ...]
+    first: tuple[str, ...]
+    left: tuple[str, ...]  # what could be drawn
+
+
+def _static(how: Sample) -> Sample:
+    """What of it a program is compiled for: all but what the program takes as arguments."""
+    default = Sample()
+    return dataclasses.replace(
+        how,
+        every=default.every,
+        num=default.num,
+        seed=default.seed,
+        batch=default.batch,
+        given=default.given,
+        guidance=default.guidance,
+    )
+
+
+@functools.lru_cache(maxsize=64)
+def _sampler(run: Run, models: tuple[DiT, ...], mesh: Mesh, how: Sample, plan: Plan) -> Callable[..., dict[str, Array]]:
+    """(parameters, key, w, rows, given, start) -> samples, compiled once for all that ask for the same.
+
+    w: the guidance scale less one, or one for each stream, or None for no guidance.
+    """
     streams = revealing(run.streams, REVEALS[how.reveal])
+    longer, prefix = how.longer(), dict(plan.prefix)
 
     @jax.jit
-    def sampler(params, key, rows, given, start):
-        predict, *others = bind(params)
-        keys, guidance = example_keys(key, rows), how.guide(*others)
+    def sampler(params, key, w, rows, given, start):
+        predict, *others = _bound(models, params)
+        keys, guidance = example_keys(key, rows), how.guide(*others, w=w)
 
-        def window(keys, given, prefix, drawn=drawn):
+        def window(keys, given, prefix, drawn=plan.drawn):
             schedule = grids.rows(streams, given, how.steps, how.shift, grids.GRIDS[how.grid], prefix, drawn)
             rest = keys, given, schedule, SOLVERS[how.solver], guidance, start
             if not others and blockwise(streams, schedule):
                 sample = walk_cached(functools.partial(run.model.recall, params[0]), streams, *rest)
             else:
                 sample = walk(predict, streams, *rest)
-            return {name: x for name, x in sample.items() if name in drawn or name not in left}
+            return {name: x for name, x in sample.items() if name in drawn or name not in plan.left}
 
         def stage(given, now):
             if longer is None or now is not None:
-                return window(keys, given, said.prefix, now or drawn)
-            return rollout(window, streams, keys, *longer, given, said.prefix)
+                return window(keys, given, prefix, now or plan.drawn)
+            return rollout(window, streams, keys, *longer, given, prefix)
 
-        return in_turn(stage, given, first)
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            return in_turn(stage, given, plan.first)
 
-    for these in equal_batches(how.num, how.batch, mesh):
-        inputs = jax.tree.map(lambda values, these=these: values[these], (rows, given, known | (start or {})))
-        sample = sampler(params, jax.random.key(how.seed), *jax.device_put(inputs, spread))
-        yield {name: np.asarray(array)[: how.num - these[0]] for name, array in sample.items()}
+    return sampler
 
 
 def equal_batches(num: int, batch: int, mesh: Mesh) -> Iterator[np.ndarray]:
@@ -146,32 +186,30 @@ def between(
 
 def _encoded(run: Run, params: Any, mesh: Mesh, how: Sample, x: dict, given: dict, weak: Network | None) -> dict:
     """The noise that sample 0 of how.seed, were it x {name: [k, *shape]}, would have come from."""
-    bind, params = _networks(run, params, mesh, how, weak)
+    models, params = _networks(run, params, mesh, weak)
     rows = np.zeros(len(next(iter(x.values()))), int)
 
     @jax.jit
     def encoder(params, key, rows, x, given):
-        predict, *others = bind(params)
+        predict, *others = _bound(models, params)
         return climb(predict, run.streams, example_keys(key, rows), x, given, guidance=how.guide(*others))
 
     inputs = rows, x, {name: values[rows] for name, values in given.items()}
     return encoder(params, jax.random.key(how.seed), *jax.device_put(inputs, NamedSharding(mesh, P())))
 
 
-def _networks(run: Run, params: Any, mesh: Mesh, how: Sample, weak: Network | None):
-    """(bind, parameters on the mesh): bind(parameters) -> [predict], or [predict, that of the weak network]."""
-    if how.weak and weak is None:
-        raise ValueError(f"sample.weak = {how.weak!r} is not loaded: only sample.py does, with --weak")
+def _networks(run: Run, params: Any, mesh: Mesh, weak: Network | None) -> tuple[tuple[DiT, ...], tuple[Any, ...]]:
+    """(models, their parameters on the mesh): the run's and, if there is one, the weak one's."""
     networks = [(run.model, params)]
     if weak is not None:
         _check_streams(run.streams, weak[0].streams)
         networks.append(weak)
     models, every = zip(*networks, strict=True)
+    return models, jax.device_put(every, shardings(every, mesh))
 
-    def bind(every):
-        return [functools.partial(model.apply, params) for model, params in zip(models, every, strict=True)]
 
-    return bind, jax.device_put(every, shardings(every, mesh))
+def _bound(models: Sequence[DiT], params: Sequence[Any]) -> list[Any]:
+    return [functools.partial(model.apply, own) for model, own in zip(models, params, strict=True)]
 
 
 def _check_streams(ours: Streams, theirs: Streams):

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
-from dit_jax.diffusion.keys import example_keys
+from dit_jax.diffusion.keys import domain, example_keys
 from dit_jax.diffusion.stream import order, with_copies
 from dit_jax.evaluation.draw import draw, equal_batches, gather
 from dit_jax.evaluation.language_model import Reader
@@ -38,7 +38,7 @@ def bound(run: Run, params: Any, mesh: Mesh, how: Sample, name: str, texts: np.n
 
     @jax.jit
     def cost(params, rows, x):
-        z, target, t = process.corrupt_evenly(example_keys(jax.random.key(how.seed), rows), x, groups)
+        z, target, t = process.corrupt_evenly(example_keys(domain(jax.random.key(how.seed), "bound"), rows), x, groups)
         sample = with_copies(run.streams, {name: x}) | {name: z}
         levels = {k: jnp.zeros(len(x)) for k in sample} | {name: t}
         return process.loss(run.model.apply(params, sample, levels)[name], target, t) / np.log(2)

@@ -13,7 +13,7 @@ gathered to tokens; with one group it is exactly DiT's, at DiT's cost.
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
@@ -22,10 +22,13 @@ import numpy as np
 from einops import rearrange
 from jax import Array
 
+from dit_jax.diffusion.derivatives import forward_mode
 from dit_jax.diffusion.gaussian import Gaussian
 from dit_jax.diffusion.schedules import align
-from dit_jax.diffusion.stream import Streams, order, present
+from dit_jax.diffusion.stream import Stream, Streams, order, present, steps_in_time
+from dit_jax.names import choose
 from dit_jax.network.tokens import rotary, rotate, sincos
+from dit_jax.parallel.mesh import ROWS, constrain
 
 Now = tuple[str, int | Array]  # a stream, and which of its groups
 
@@ -58,8 +61,7 @@ class Block:
 
     def __post_init__(self):
         for name, choices in CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise ValueError(f"{name} = {getattr(self, name)!r} does not exist; there are: {', '.join(choices)}")
+            choose(dict.fromkeys(choices), getattr(self, name), name)
 
 
 PUBLISHED = Block()
@@ -69,7 +71,7 @@ BLOCKS = {"published": PUBLISHED, "modern": MODERN}
 # (width, depth, heads) of the published sizes.
 SIZES = {"S": (384, 12, 6), "B": (768, 12, 12), "L": (1024, 24, 16), "XL": (1152, 28, 16)}
 
-WEIGHTS = ("alike", "learned")
+WEIGHTS = dict.fromkeys(("alike", "learned"))
 
 REMAT = {
     "none": None,
@@ -102,6 +104,8 @@ def dense(layer, features: int, name: str) -> nn.Dense:
 
 def by_row(x: Array, kernel: Array, *_, precision: Any = None) -> Array:
     """[..., D] times [D, E], as one product of all rows: its gradient on CPU takes half the time."""
+    if jax.sharding.get_abstract_mesh().shape.get("context", 1) > 1:  # rows of split tokens are not rows of a product
+        return jnp.matmul(x, kernel, precision=precision)
     y = jnp.matmul(x.reshape(-1, x.shape[-1]), kernel, precision=precision)
     return y.reshape(*x.shape[:-1], -1)
 
@@ -112,7 +116,7 @@ def attend(q: Array, k: Array, v: Array, seen: Array | None) -> Array:
     The exponentials are divided by their sum after the product with the values, where there is less to divide. A kernel
     of cuDNN, where there is one, never holds the scores at all.
     """
-    if seen is None and has_kernel(q):
+    if seen is None and has_kernel(q) and not forward_mode():
         return jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
     scores = jnp.einsum("bqhd,bkhd->bhqk", q, k, preferred_element_type=jnp.float32) * q.shape[-1] ** -0.5
     if seen is not None:
@@ -202,6 +206,8 @@ class Attention(nn.Module):
             k, v = (jax.lax.dynamic_update_slice_in_dim(*pair, now, axis=1) for pair in zip(old, (k, v), strict=True))
         if self.is_mutable_collection("cache"):
             self.put_variable("cache", "keys_values", (k, v))
+        q = constrain(q, ROWS, "context", "tensor")
+        k, v = (constrain(y, ROWS, None, "tensor") for y in (k, v))  # of all tokens, wherever they are
         every, view = VIEWS["all"], VIEWS[self.view]
         q, k, v = (rearrange(y, f"{every} -> {view}", g=self.frames) for y in (q, k, v))
         y = rearrange(attend(q, k, v, seen), f"{view} -> {every}", g=self.frames, b=len(x))
@@ -239,6 +245,7 @@ class DiTBlock(nn.Module):
         """x [B, n, D]; condition [B, G, D], or [B, G, 6 D] where modulation is shared; group [n] of each token; seen
         [n, N], what each attends to, or None for all; now: which of all N tokens is the first here, if not all are."""
         width = x.shape[-1]
+        x, condition = constrain(x, ROWS, "context"), constrain(condition, ROWS)
         if self.block.modulation == "shared":
             condition = condition + self.param("modulation", zeros, (6 * width,))
         else:
@@ -251,7 +258,7 @@ class DiTBlock(nn.Module):
         shift, scale, gate = chunks[3:]
         mlp = expert(self.parts, lambda name: MLP(self.mlp_ratio, self.block, self.dtype, name=name), "mlp")
         x = x + gate * mlp(modulate(norm(x), shift, scale))
-        return x, None
+        return constrain(x, ROWS, "context"), None
 
 
 class DiTPair(nn.Module):
@@ -292,11 +299,21 @@ class DiT(nn.Module):
     depth: int = 12
     heads: int = 6
     mlp_ratio: float = 4.0
-    block: Block = PUBLISHED
+    block: Any = PUBLISHED  # a Block, or the name of one in BLOCKS
     dtype: Any = jnp.float32
     remat: str = "dots"
     unroll: int = 1
     weights: str = "alike"
+
+    def __post_init__(self):
+        if isinstance(self.block, str):
+            object.__setattr__(self, "block", choose(BLOCKS, self.block, "block"))
+        choose(REMAT, self.remat, "remat")
+        choose(WEIGHTS, self.weights, "weights")
+        super().__post_init__()
+
+    def __hash__(self) -> int:  # so that a network can name a compiled program; a dict alone cannot
+        return hash(tuple(self.streams.items()))
 
     def setup(self):
         squared = [k for k, s in self.streams.items() if s.head is not None and isinstance(s.process, Gaussian)]
@@ -342,23 +359,28 @@ class DiT(nn.Module):
 
         condition = LevelEmbed(self.width, name="level_embed")(jnp.concatenate(list(told.values()), 1))
         if self.block.experts == "streams":
-            whose = np.repeat(np.arange(len(told)), [levels.shape[1] for levels in told.values()])
+            row = sorted(told).index  # by name, so that streams in another order are the same network
+            whose = np.repeat([row(name) for name in told], [levels.shape[1] for levels in told.values()])
             condition = condition + self.param("level_offset", zeros, (len(told), self.width))[whose]
         for name in self.streams:
             if name not in spatial:
                 condition = condition + embedded[name][:, None]
+        condition = constrain(condition, ROWS)
         tokens = jnp.concatenate([embedded[name] for name in spatial], 1).astype(jnp.float32)
         position = np.concatenate(list(spatial.values()))
         tokens, turn = self._place(tokens, position)
+        tokens = constrain(tokens, ROWS, "context")
         heard = present(self.streams, x)
         tokens = self._blocks(tokens, condition, group, turn, sight(self.streams, heard), now)
 
         final = nn.Dense(2 * self.width, kernel_init=zeros, dtype=self.dtype, name="final_modulation")
         shift, scale = jnp.split(to_tokens(final(nn.silu(condition)), group).astype(jnp.float32), 2, axis=-1)
-        tokens = modulate(NORMS[self.block.norm](tokens), shift, scale)
+        tokens = constrain(modulate(NORMS[self.block.norm](tokens), shift, scale), ROWS, "context")
         parts = dict(zip(spatial, jnp.split(tokens, ends[:-1], axis=1), strict=True))
         said = {
-            name: stream.head(self.width, self.dtype, name=f"{name}_head")(parts[name]).astype(jnp.float32)
+            name: constrain(stream.head(self.width, self.dtype, name=f"{name}_head")(parts[name]), ROWS).astype(
+                jnp.float32
+            )
             for name, stream in self.streams.items()
             if stream.head is not None
         }
@@ -385,7 +407,7 @@ class DiT(nn.Module):
         if self.block.attention == "factorised":
             layer, depth, made_of["frames"] = DiTPair, depth // 2, frames(self.streams, depth)
         if REMAT[self.remat] is not None:
-            layer = nn.remat(layer, policy=REMAT[self.remat], prevent_cse=False)
+            layer = nn.remat(layer, policy=REMAT[self.remat], prevent_cse=self.unroll >= depth)
         stack = nn.scan(
             layer,
             variable_axes={"params": 0, "cache": 0},
@@ -416,6 +438,8 @@ def groups(spatial: dict[str, np.ndarray], told: dict[str, Array]) -> tuple[np.n
 
 def frames(streams: Streams, depth: int) -> int:
     """How many that factorised attention goes by. Raises ValueError where it has nothing to factorise."""
+    if ended := [stream.ends for stream in streams.values() if stream.ends]:
+        raise ValueError(f"factorised attention takes no duration, and there is one of {ended[0]}")
     counts = {name: stream.groups for name, stream in streams.items() if stream.positions is not None}
     if len(counts) != 1 or max(counts.values()) == 1:
         raise ValueError(f"factorised attention is for one stream with frames alone, not for {', '.join(counts)}")
@@ -444,12 +468,17 @@ def sight(streams: Streams, heard: dict[str, Array]) -> Array | None:
     if heard:
         every, batch = lengths(streams).items(), len(next(iter(heard.values())))
         begun = [
-            heard[name][:, np.arange(n) * heard[name].shape[1] // n] if name in heard else jnp.ones((batch, n), bool)
-            for name, n in every
+            heard[name][:, begins(streams[name])] if name in heard else jnp.ones((batch, n), bool) for name, n in every
         ]
         audible = jnp.concatenate(begun, axis=1)[:, None, None]
         seen = audible if seen is None else seen & audible
     return seen
+
+
+def begins(stream: Stream) -> np.ndarray:
+    """The value along time, the first axis of an example, with which each token [n] begins."""
+    tokens, steps = len(cast(np.ndarray, stream.positions)), steps_in_time(stream)
+    return np.repeat(np.arange(steps) * (stream.shape[0] // steps), tokens // steps)
 
 
 def before(streams: Streams) -> np.ndarray:

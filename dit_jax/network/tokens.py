@@ -48,12 +48,24 @@ def positions(grid: tuple[int, ...], axes: tuple[int, ...]) -> np.ndarray:
 
 
 def sincos(positions: np.ndarray, width: int) -> np.ndarray:
-    """Additive position embedding of DiT and MAE, [n, width]: columns in the first half, rows in the second."""
+    """Additive sin-cos position embedding, [n, width]: of DiT and MAE, columns in the first half, rows in the second.
+
+    Time is added over the whole width, as in Latte (Ma et al. 2024), less its value at 0: an image, which has none, is
+    DiT's to the last bit.
+    """
     if width % 4:
         raise ValueError(f"sin-cos positions need a width divisible by 4, not {width}")
-    frequency = 10000.0 ** -(np.arange(width // 4) / (width // 4))
-    angle = positions[:, [COLUMN, ROW], None].astype(np.float64) * frequency
-    return np.concatenate([np.sin(angle), np.cos(angle)], -1).reshape(len(positions), width).astype(np.float32)
+    time, row, column = (positions[:, axis].astype(np.float64) for axis in (TIME, ROW, COLUMN))
+    place = np.concatenate([_waves(column, width // 2), _waves(row, width // 2)], -1)
+    later = _waves(time, width) - _waves(np.zeros(1), width)
+    return (place + later).astype(np.float32)
+
+
+def _waves(position: np.ndarray, width: int) -> np.ndarray:
+    """Sines, then cosines, of positions [n] at frequencies from 1 down to 1 / 10000: [n, width]."""
+    half = width // 2
+    angle = position[:, None] * 10000.0 ** -(np.arange(half) / half)
+    return np.concatenate([np.sin(angle), np.cos(angle)], -1)
 
 
 def rotary(positions: np.ndarray, head_width: int, base: float = 10000.0) -> tuple[np.ndarray, np.ndarray]:

@@ -9,7 +9,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 AXES = ("data", "fsdp", "context", "tensor")
-BATCH = P(("data", "fsdp"))  # examples are split over both; fsdp splits parameters as well
+ROWS = ("data", "fsdp")  # examples are split over both; fsdp splits parameters as well
+BATCH = P(ROWS)
 
 # The first rule whose pattern is found in a parameter's path names an axis of the mesh for each of its dimensions. The
 # optimizer's and the average's copies have the same paths, so they follow. Blocks are stacked: their first axis is
@@ -17,7 +18,8 @@ BATCH = P(("data", "fsdp"))  # examples are split over both; fsdp splits paramet
 RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     (r"blocks/.*(qkv|in|modulation)/kernel", (None, "fsdp", "tensor")),
     (r"blocks/.*out/kernel", (None, "tensor", "fsdp")),
-    (r"(kernel|embedding)$", ("fsdp", "tensor")),
+    (r"_(embed|head)/.*(kernel|embedding)$", (None, "fsdp")),
+    (r"kernel$", ("fsdp", "tensor")),
     (r"", ()),
 )
 
@@ -30,9 +32,6 @@ def make_mesh(data: int = -1, fsdp: int = 1, context: int = 1, tensor: int = 1) 
     sizes = dict(zip(AXES, (data, fsdp, context, tensor), strict=True))
     count, free = jax.device_count(), [axis for axis, size in sizes.items() if size == -1]
     asked = ", ".join(f"parallel.{axis} = {size}" for axis, size in sizes.items())
-    for axis, size in (("context", context), ("tensor", tensor)):
-        if size != 1:
-            raise ValueError(f"parallel.{axis} = {size}: nothing is split along it yet; set it to 1")
     if len(free) > 1 or any(size < 1 and size != -1 for size in sizes.values()):
         raise ValueError(f"{asked}: sizes are at least 1, and at most one is -1")
     fixed = math.prod(size for size in sizes.values() if size != -1)
@@ -46,19 +45,55 @@ def make_mesh(data: int = -1, fsdp: int = 1, context: int = 1, tensor: int = 1) 
 def shardings(tree, mesh: Mesh, rules: Sequence = RULES):
     """The sharding of every leaf of a tree of arrays or ShapeDtypeStructs, by the rules.
 
-    A dimension that its axis does not divide stays whole.
+    A dimension that its axis does not divide stays whole (see `check_division`).
     """
 
     def of(path, leaf) -> NamedSharding:
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
-        axes = next(axes for pattern, axes in rules if re.search(pattern, name)) if leaf.ndim else ()
-        fits = [
-            axis and (axis if size % mesh.shape[axis] == 0 else None)
-            for axis, size in zip(axes, leaf.shape, strict=False)
-        ]
-        return NamedSharding(mesh, P(*fits))
+        pairs = zip(_axes(path, leaf, rules), leaf.shape, strict=False)
+        return NamedSharding(
+            mesh, P(*(axis if axis and size % mesh.shape[axis] == 0 else None for axis, size in pairs))
+        )
 
     return jax.tree_util.tree_map_with_path(of, tree)
+
+
+def check_division(tree, mesh: Mesh, rules: Sequence = RULES, most: float = 0.1) -> dict[str, float]:
+    """The share of a tree's values that an axis of the mesh leaves whole where a rule would split them, by axis.
+
+    Raises ValueError for a share above `most`: each device of that axis would hold, and update, a copy.
+    """
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    total, shares = sum(math.prod(leaf.shape) for _, leaf in leaves), {}
+    for axis in (axis for axis, size in mesh.shape.items() if size > 1):
+        meant = [
+            (leaf, leaf.shape[axes.index(axis)]) for path, leaf in leaves if axis in (axes := _axes(path, leaf, rules))
+        ]
+        whole = sum(math.prod(leaf.shape) for leaf, size in meant if size % mesh.shape[axis])
+        shares[axis] = whole / total
+        if shares[axis] > most:
+            fits = max(n for n in range(1, mesh.shape[axis]) if all(size % n == 0 for _, size in meant if size >= n))
+            raise ValueError(
+                f"parallel.{axis} = {mesh.shape[axis]} leaves {shares[axis]:.0%} of the parameters whole on each of "
+                f"its devices, because it does not divide their sizes; {fits} does"
+            )
+    return shares
+
+
+def _axes(path, leaf, rules: Sequence) -> tuple[str | None, ...]:
+    """The axis of the mesh that a rule names for each dimension of a leaf."""
+    name = jax.tree_util.keystr(path, simple=True, separator="/")
+    return next(axes for pattern, axes in rules if re.search(pattern, name)) if leaf.ndim else ()
+
+
+def constrain(x: jax.Array, *axes: str | tuple[str, ...] | None) -> jax.Array:
+    """with_sharding_constraint: dimension i of an activation is split over axes[i] of the mesh that is traced for, and
+    x is left alone where there is none.
+
+    Without it the partitioner may keep split weights where they are and move the activations of the whole batch.
+    """
+    if jax.sharding.get_abstract_mesh().empty:
+        return x
+    return jax.lax.with_sharding_constraint(x, P(*axes))
 
 
 def batch_devices(mesh: Mesh) -> int:

@@ -46,7 +46,8 @@ def jit_mode(mesh: Mesh) -> Mode:
     def compile(step: Callable):
         def placed(state, arrays, rows):
             layout = shardings(state, mesh)
-            state, metrics = step(jax.lax.with_sharding_constraint(state, layout), arrays, rows)
+            with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+                state, metrics = step(jax.lax.with_sharding_constraint(state, layout), arrays, rows)
             return jax.lax.with_sharding_constraint(state, layout), metrics
 
         return jax.jit(placed, donate_argnums=0)

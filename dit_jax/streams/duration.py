@@ -8,19 +8,22 @@ from dit_jax.diffusion import gaussian
 from dit_jax.diffusion.gaussian import Gaussian
 from dit_jax.diffusion.levels import dropout
 from dit_jax.diffusion.masked import Masked
-from dit_jax.diffusion.stream import Stream
+from dit_jax.diffusion.stream import Stream, steps_in_time
 
 
 def duration(stream: Stream, of: str = "speech", dropout_rate: float = 0.1) -> Stream:
     """How many values `stream`, whose name is `of`, has along its first axis before its end, 1 ... all; it modulates
     the whole network. Hidden, it ends nothing: the silence is drawn with the sound.
 
-    Raises ValueError for a stream whose silence no prediction of 0 means: it has to predict clean values.
+    Raises ValueError for a stream whose silence no prediction of 0 means: it has to predict clean values; and for one
+    whose first axis is not time.
     """
     silent = isinstance(stream.process, Gaussian) and stream.process.prediction is gaussian.x
     if stream.positions is None or not silent:
         raise ValueError(f"of = {of!r} should be a Gaussian stream that predicts x, such as one of audio")
-    most, tokens = stream.shape[0], len(stream.positions)
+    most, tokens = stream.shape[0], steps_in_time(stream)
+    if tokens == 1 < most:
+        raise ValueError(f"of = {of!r} should be a stream along time, such as one of audio or video")
     return Stream(
         shape=(),
         process=Masked(vocabulary=most + 1),
@@ -33,8 +36,8 @@ def duration(stream: Stream, of: str = "speech", dropout_rate: float = 0.1) -> S
 
 
 class Begun(nn.Module):
-    """Durations [B], in values, to modulation vectors [B, width]: one for each number of tokens that have begun by
-    then, and one for what is hidden."""
+    """Durations [B], in values, to modulation vectors [B, width]: one for each number of tokens along time that have
+    begun by then, and one for what is hidden. patch: values of a token along time."""
 
     tokens: int
     patch: int

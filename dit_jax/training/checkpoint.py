@@ -1,7 +1,7 @@
 """Checkpoints by Orbax: written in the background, moved into place in one rename, restored onto any mesh.
 
 WORKDIR/checkpoints/STEP holds `params`, `ema` and `opt` as arrays, and `meta`: the step, the position in the data, the
-config and the versions that wrote it. Sampling needs `ema` and `meta` alone.
+config, the versions that wrote it, and what its arrays mean. Sampling needs `ema` and `meta` alone.
 """
 
 import contextlib
@@ -11,12 +11,19 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 
 from dit_jax.training.step import State
 
 ITEMS = ("params", "ema", "opt", "meta")
 PACKAGES = ("dit_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+
+
+# What the arrays of a checkpoint mean. In layout 1, which names none, rows of `level_offset` are in the order of the
+# config's streams that have tokens; since layout 2 in the order of their names.
+LAYOUT = 2
+WITHOUT_TOKENS = ("label", "span", "duration")
 
 
 class CheckpointError(OSError):
@@ -43,9 +50,12 @@ def open_reader(workdir: str | Path) -> ocp.CheckpointManager:
     return ocp.CheckpointManager(directory, item_names=ITEMS, options=options)
 
 
-def save(manager: ocp.CheckpointManager, step: int, state: State, config: dict):
-    """Write `state` after `step` updates; returns once the arrays are copied, and writes while training goes on."""
-    meta = {"step": step, "data_position": step, "config": config, "versions": versions()}
+def save(manager: ocp.CheckpointManager, step: int, state: State, config: dict, keys_apart: bool = True):
+    """Write `state` after `step` updates; returns once the arrays are copied, and writes while training goes on.
+
+    keys_apart: see `keys_apart`, which a run keeps for as long as it goes on.
+    """
+    meta = _meta(step, config) | {"keys_apart": keys_apart}
     manager.save(
         step,
         args=ocp.args.Composite(
@@ -62,7 +72,7 @@ def save_weights(workdir: str | Path, params: Any, config: dict, source: str):
 
     Raises CheckpointError if there is one already.
     """
-    meta = {"step": 0, "data_position": 0, "config": config, "versions": versions(), "source": source}
+    meta = _meta(0, config) | {"source": source}
     with open_manager(workdir, keep=1) as manager:
         if manager.latest_step() is not None:
             raise CheckpointError(f"there is a checkpoint in {manager.directory} already; choose another --workdir")
@@ -104,6 +114,15 @@ def read_meta(manager: ocp.CheckpointManager) -> dict:
     return _read(manager, {})[1]
 
 
+def keys_apart(manager: ocp.CheckpointManager) -> bool:
+    """Whether a run's training keys are apart from those that samples of the same seed take: all but old ones are."""
+    return manager.latest_step() is None or read_meta(manager).get("keys_apart", False)
+
+
+def _meta(step: int, config: dict) -> dict[str, Any]:
+    return {"step": step, "data_position": step, "config": config, "versions": versions(), "layout": LAYOUT}
+
+
 def versions() -> dict[str, str]:
     """What is installed, of the packages that decide what a run computes; a checkout need not be."""
     found = {}
@@ -121,12 +140,26 @@ def _agree(was: Any, now: Any) -> bool:
     return was == now
 
 
+def _by_name(tree: Any, meta: dict) -> Any:
+    """Arrays of any layout in the newest one."""
+    names = [name for name, entries in meta["config"]["streams"].items() if entries["kind"] not in WITHOUT_TOKENS]
+    if meta.get("layout", 1) == LAYOUT or names == sorted(names):
+        return tree
+    rows = np.array([names.index(name) for name in sorted(names)])
+
+    def moved(path, x):
+        offset = jax.tree_util.keystr(path[-1:], simple=True) == "level_offset"
+        return jax.device_put(x[rows], x.sharding) if offset else x
+
+    return jax.tree_util.tree_map_with_path(moved, tree)
+
+
 def _read(manager: ocp.CheckpointManager, wanted: dict[str, Any]) -> tuple[int, dict, dict[str, Any]]:
     step = manager.latest_step()
     try:
         arguments = {name: ocp.args.StandardRestore(tree) for name, tree in wanted.items()}
         read = manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore(), **arguments))
-        return step, read["meta"], {name: read[name] for name in wanted}
+        return step, read["meta"], {name: _by_name(read[name], read["meta"]) for name in wanted}
     except Exception as error:
         earlier = [other for other in manager.all_steps() if other != step]
         advice = f"move it away to go on from step {max(earlier)}" if earlier else "there is no earlier one"

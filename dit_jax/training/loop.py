@@ -11,12 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from dit_jax.data import pipeline, sources
+from dit_jax.diffusion.keys import domain
 from dit_jax.diffusion.levels import TOGETHER
 from dit_jax.diffusion.objective import OBJECTIVES
 from dit_jax.diffusion.stream import in_data
 from dit_jax.evaluation.draw import draw, gather
 from dit_jax.evaluation.sheet import sheet
-from dit_jax.parallel.mesh import make_mesh
+from dit_jax.network.dit import lengths
+from dit_jax.parallel.mesh import check_division, make_mesh
 from dit_jax.parallel.modes import MODES, Mode
 from dit_jax.run import Run
 from dit_jax.training import checkpoint
@@ -36,26 +38,27 @@ def train(run: Run, workdir: Path):
     examples = pipeline.examples(source, run.train.seed, run.data.augment)
     rows = _rows(run)
 
-    init_key, root = jax.random.split(jax.random.key(run.train.seed))
     init = make_init(run.model, run.optimizer)
-    step = mode.compile(
-        make_step(
-            run.model.apply,
-            run.streams,
-            run.optimizer,
-            root=root,
-            batch_size=run.data.batch_size,
-            ema=run.train.ema,
-            objective=OBJECTIVES[run.train.objective],
-            together=TOGETHER[run.train.levels],
-            uncertainty=lambda params, t: run.model.apply(params, t, method="uncertainty"),
-            accumulation=run.train.accumulation,
-            axis=mode.axis,
-        )
-    )
     meter = Meter(run.data.batch_size, _flops(run), _peak(mesh))
     workdir.mkdir(parents=True, exist_ok=True)
     with checkpoint.open_manager(workdir, run.checkpoint.keep) as manager, interruptible() as asked:
+        apart = checkpoint.keys_apart(manager)
+        init_key, root = training_keys(run.train.seed, apart)
+        step = mode.compile(
+            make_step(
+                run.model.apply,
+                run.streams,
+                run.optimizer,
+                root=root,
+                batch_size=run.data.batch_size,
+                ema=run.train.ema,
+                objective=OBJECTIVES[run.train.objective],
+                together=TOGETHER[run.train.levels],
+                uncertainty=lambda params, t: run.model.apply(params, t, method="uncertainty"),
+                accumulation=run.train.accumulation,
+                axis=mode.axis,
+            )
+        )
         if manager.latest_step() is None:
             done, state = 0, mode.create(init, init_key)
         else:
@@ -77,13 +80,24 @@ def train(run: Run, workdir: Path):
                     shown = {"loss": "loss", "examples_per_second": "examples/s"}
                     show(done, **{shown[name]: value for name, value in values.items() if name in shown})
                 if run.sample.every and done % run.sample.every == 0:
-                    drawn = gather(draw(run, mode.plain(state).ema, mesh, run.sample))
-                    writer.picture(done, "samples", sheet(run.streams, drawn))
+                    with meter.paused():
+                        drawn = gather(draw(run, mode.plain(state).ema, mesh, run.sample))
+                        writer.picture(done, "samples", sheet(run.streams, drawn))
                 if done % run.checkpoint.every == 0 and done < run.train.steps:
-                    checkpoint.save(manager, done, mode.plain(state), run.config)
+                    checkpoint.save(manager, done, mode.plain(state), run.config, apart)
         if manager.latest_step() != done:
-            checkpoint.save(manager, done, mode.plain(state), run.config)
+            checkpoint.save(manager, done, mode.plain(state), run.config, apart)
     print(f"{'stopped' if asked else 'finished'} at step {done}; checkpoint in {workdir / 'checkpoints' / str(done)}")
+
+
+def training_keys(seed: int, apart: bool = True) -> tuple[jax.Array, jax.Array]:
+    """(key of the initial parameters, root of the keys of all updates) of a seed. apart: from those of its samples,
+    which the keys of runs begun by older versions are not."""
+    key = jax.random.key(seed)
+    if apart:
+        return domain(key, "init"), domain(key, "train")
+    init_key, root = jax.random.split(key)
+    return init_key, root
 
 
 def placement(run: Run) -> tuple[jax.sharding.Mesh, Mode]:
@@ -97,6 +111,13 @@ def placement(run: Run) -> tuple[jax.sharding.Mesh, Mode]:
             f"data.batch_size = {run.data.batch_size} is not divisible by {parts}: "
             f"{mode.parts} devices x train.accumulation = {run.train.accumulation}"
         )
+    tokens = sum(lengths(run.streams).values())
+    for axis, name, size in (("tensor", "model.heads", run.model.heads), ("context", "the number of tokens", tokens)):
+        if size % mesh.shape[axis]:
+            raise ValueError(f"parallel.{axis} = {mesh.shape[axis]} does not divide {name} = {size}")
+    for axis, share in check_division(jax.eval_shape(run.model.init, jax.random.key(0)), mesh).items():
+        if share:
+            print(f"parallel.{axis} = {mesh.shape[axis]}: {share:.1%} of the parameters stay whole on each device")
     return mesh, mode
 
 

@@ -70,6 +70,14 @@ class Meter:
             self._untimed, self._since = 1, time.monotonic()
         self._pending.append(metrics)
 
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """What is done in here, such as drawing samples, is no training: the rates leave its time out."""
+        jax.block_until_ready(self._pending)
+        begin = time.monotonic()
+        yield
+        self._since += time.monotonic() - begin
+
     def means(self) -> dict[str, float]:
         """Means since the last call: losses, rates, and losses by level as `loss/STREAM/t0.3-0.4`."""
         fetched, self._pending = jax.device_get(self._pending), []

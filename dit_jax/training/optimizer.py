@@ -1,22 +1,26 @@
 """Optimizers: gradient clipping, a rule, a learning rate that warms up and decays; all from optax."""
 
+import math
 from collections.abc import Callable
 
 import jax
 import optax
 from optax.contrib import MuonDimensionNumbers
 
+from dit_jax.parallel.mesh import constrain
+
 
 def _adamw(learning_rate, b1: float, b2: float, weight_decay: float) -> optax.GradientTransformation:
-    return optax.adamw(learning_rate, b1=b1, b2=b2, weight_decay=weight_decay, mask=_matrices)
+    """AdamW (Loshchilov & Hutter 2019); kernels and embeddings decay."""
+    return optax.adamw(learning_rate, b1=b1, b2=b2, weight_decay=weight_decay, mask=decays)
 
 
 def _muon(learning_rate, b1: float, b2: float, weight_decay: float) -> optax.GradientTransformation:
-    """Orthogonalised momentum for the blocks' matrices, Adam for all else (Jordan et al. 2024).
+    """Orthogonalised momentum for the blocks' matrices, which decay, and Adam for all else (Jordan et al. 2024).
 
     Updates are scaled to the size of Adam's (arXiv 2502.16982), so both take the same learning rate.
     """
-    return optax.contrib.muon(
+    rule = optax.contrib.muon(
         learning_rate,
         beta=0.95,
         weight_decay=weight_decay,
@@ -25,6 +29,11 @@ def _muon(learning_rate, b1: float, b2: float, weight_decay: float) -> optax.Gra
         consistent_rms=0.2,
         muon_weight_dimension_numbers=_hidden_matrices,
     )
+
+    def update(updates, state, params=None):
+        return tuple(map(_by_layer, rule.update(*map(_by_layer, (updates, state, params)))))
+
+    return optax.GradientTransformation(rule.init, update)
 
 
 OPTIMIZERS: dict[str, Callable] = {"adamw": _adamw, "muon": _muon}
@@ -50,11 +59,23 @@ def make_optimizer(
     """The update rule of a run of `steps` updates.
 
     The learning rate rises over `warmup` updates, stays, and decays over the last `decay_steps` (0: all after warm-up).
-    Gradients are clipped to the global norm `clip`.
+    Gradients are clipped to the global norm `clip`, which does nothing where it is infinite. Raises ValueError for what
+    cannot be meant.
     """
     for key, value, table in (("name", name, OPTIMIZERS), ("decay", decay, DECAYS)):
         if value not in table:
             raise ValueError(f"{key} = {value!r} does not exist; there are: {', '.join(table)}")
+    for key, rate, high in (("learning_rate", learning_rate, math.inf), ("b1", b1, 1.0), ("b2", b2, 1.0)):
+        if not 0 <= rate < high:
+            raise ValueError(f"{key} = {rate} should be at least 0 and below {high}")
+    if not clip > 0:
+        raise ValueError(f"clip = {clip} should be above 0; inf does not clip")
+    if not 0 <= weight_decay < math.inf:
+        raise ValueError(f"weight_decay = {weight_decay} should be at least 0 and finite")
+    if not 0 <= warmup <= steps:
+        raise ValueError(f"warmup = {warmup} should be 0 ... {steps}, the updates of the run")
+    if not 0 <= decay_steps <= steps - warmup:
+        raise ValueError(f"decay_steps = {decay_steps} should be 0 ... {steps - warmup}, the updates after warm-up")
     decay_steps = decay_steps or max(steps - warmup, 1)
     rate = optax.join_schedules(
         [
@@ -67,17 +88,25 @@ def make_optimizer(
     return optax.chain(optax.clip_by_global_norm(clip), OPTIMIZERS[name](rate, b1, b2, weight_decay))
 
 
-def _matrices(params):
-    return jax.tree.map(lambda leaf: leaf.ndim >= 2, params)
+def decays(params):
+    """Which leaves weight decay shrinks: kernels and embeddings; biases and learned offsets never, stacked or not."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key in ("kernel", "embedding"), params)
 
 
 def _hidden_matrices(params):
     """Matrices of the blocks, stacked [depth, in, out]; None is left to Adam."""
+    stacked = MuonDimensionNumbers(reduction_axis=1, output_axis=2)
+    return jax.tree_util.tree_map_with_path(lambda path, _: stacked if _is_hidden(path) else None, params)
 
-    def numbers(path, leaf):
-        hidden = jax.tree_util.keystr(path, simple=True, separator="/")
-        if "blocks/" in hidden and hidden.endswith("kernel"):
-            return MuonDimensionNumbers(reduction_axis=1, output_axis=2)
-        return None
 
-    return jax.tree_util.tree_map_with_path(numbers, params)
+def _by_layer(tree):
+    """The same parameters, updates or state, but each layer's matrices lie whole on one of the devices of fsdp.
+
+    Orthogonalising needs whole matrices. So every device gathers the layers that it works on, and not all of them.
+    """
+    return jax.tree_util.tree_map_with_path(lambda path, x: constrain(x, "fsdp") if _is_hidden(path) else x, tree)
+
+
+def _is_hidden(path) -> bool:
+    name = jax.tree_util.keystr(path, simple=True, separator="/")
+    return "blocks/" in name and name.endswith("kernel")
