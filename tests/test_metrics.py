@@ -1,6 +1,7 @@
 """What a run says of itself: means over exactly the updates since the last word, rates of exactly their time, and files
 that can be read back."""
 
+import io
 import json
 import struct
 import sys
@@ -144,9 +145,10 @@ def test_a_picture_comes_back_as_it_was_and_nothing_is_no_picture(tmp_path):
         writer.picture(12, "samples", pixels)
         writer.picture(13, "samples", None)
     assert [path.name for path in tmp_path.glob("*.png")] == ["samples_0000012.png"]
-    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "samples_0000012.png")), pixels)
-    images = [(e.step, v.tag, v.image) for e in events(tmp_path) for v in e.summary.value]
-    assert [(step, tag, image.height, image.width) for step, tag, image in images] == [(12, "samples", 5, 7)]
+    ((step, tag, seen),) = [(e.step, v.tag, v.image) for e in events(tmp_path) for v in e.summary.value]
+    assert (step, tag, seen.height, seen.width) == (12, "samples", 5, 7)
+    for file in (tmp_path / "samples_0000012.png", io.BytesIO(seen.encoded_image_string)):
+        np.testing.assert_array_equal(np.asarray(Image.open(file)), pixels)
 
 
 def test_without_a_terminal_there_is_a_line_for_each_time_that_there_are_numbers(monkeypatch, capsys):
@@ -187,4 +189,3 @@ def test_what_is_done_without_a_module_does_not_find_it_and_what_comes_after_doe
     with without("found_only_outside"):  # it has been imported: too late to hide
         assert answer() == 42
     assert answer() == 42
-    monkeypatch.delitem(sys.modules, "found_only_outside")
