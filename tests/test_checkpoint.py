@@ -2,6 +2,7 @@
 
 import copy
 import shutil
+import types
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +22,7 @@ from dit_jax.training.checkpoint import (
     save,
     save_weights,
 )
-from dit_jax.training.step import State
+from dit_jax.training.step import make_init
 
 pytestmark = pytest.mark.usefixtures("quick")
 
@@ -34,20 +35,21 @@ CONFIG = {
 LAYOUTS = {"data": {"data": 8}, "fsdp": {"fsdp": 8}}
 
 
-def init(key) -> State:
-    """A state of which no two arrays are alike, as a model's would be laid out."""
+def init(key):
+    """A state of which no two arrays are alike, of a network of one matrix."""
     kernel, bias = (jax.random.normal(key, shape) for shape in ((2, 16, 8), (2, 8)))
     params = {"params": {"blocks": {"mlp": {"in": {"kernel": kernel, "bias": bias}}}}}
-    (adam, *rest) = OPTIMIZER.init(params)
+    state = make_init(types.SimpleNamespace(init=lambda key: params), OPTIMIZER)(key)
+    (adam, *rest) = state.opt
     moved = adam._replace(mu=jax.tree.map(jnp.sin, params), nu=jax.tree.map(jnp.square, params))
-    return State(jnp.asarray(7, jnp.int32), params, jax.tree.map(jnp.cos, params), (moved, *rest))
+    return state._replace(step=jnp.asarray(7, jnp.int32), ema=jax.tree.map(jnp.cos, params), opt=(moved, *rest))
 
 
-def made(axes: dict, seed: int = 0) -> State:
+def made(axes: dict, seed: int = 0):
     return jit_mode(make_mesh(**axes)).create(init, jax.random.key(seed))
 
 
-def abstract(axes: dict) -> State:
+def abstract(axes: dict):
     return jit_mode(make_mesh(**axes)).abstract(init)
 
 
