@@ -95,6 +95,12 @@ def test_a_default_is_used_unless_its_flag_is_given(arguments, wanted, script):
     assert (status, json.loads(said)) == (0, wanted), complaint
 
 
+def test_a_default_that_gives_way_is_not_even_read(script):
+    """It may be a file that is not there."""
+    status, said, complaint = run(script, "--num=7", defaults=["--num=many"])
+    assert (status, json.loads(said)) == (0, [7, "none"]), complaint
+
+
 @pytest.mark.parametrize(
     ("argument", "message"),
     [
