@@ -193,18 +193,18 @@ def test_texts_are_both_splits_and_are_read_by_a_language_model_if_there_is_one(
 @pytest.mark.parametrize("labelled", [True, False])
 def test_all_rows_are_printed_and_written_with_what_was_said_on_the_shell(labelled, monkeypatch, tmp_path, capsys):
     Made(monkeypatch, labelled)
-    run = types.SimpleNamespace(streams={}, data=DATA, sample=Sample(num=3, steps=5, solver="heun", seed=6))
+    run = types.SimpleNamespace(streams={}, data=DATA, sample=Sample(num=3, steps=5, solver="heun", rollout="clip=9:1"))
     rows = [{"what": "real", "scores": {"a": 0.25}}, {"what": "drawn", "num": 8, "scores": {"a": 1 / 3, "b": 2.0}}]
     called = []
     for name in ("classes", "texts"):
         monkeypatch.setattr(evaluate, name, lambda *of, name=name: called.append((name, of)) or iter(rows))
     monkeypatch.setattr(evaluate, "restore_run", lambda workdir: (run, f"params of {workdir}", "mesh"))
     monkeypatch.setattr(evaluate, "WORKDIR", types.SimpleNamespace(value=str(tmp_path)))
-    said = {"num": 8, "steps": None, "solver": None, "first": ["image"]}
+    said = {"num": 8, "steps": None, "solver": None, "first": ["image"], "rollout": ""}
     flags = tuple(types.SimpleNamespace(name=name, value=value) for name, value in said.items())
     monkeypatch.setattr(evaluate, "HOW", flags)
     evaluate.main()
-    how = dataclasses.replace(run.sample, num=8, first=["image"])
+    how = Sample(num=8, steps=5, solver="heun", first=["image"], rollout="")
     assert called == [("classes" if labelled else "texts", (run, f"params of {tmp_path}", "mesh", how))]
     assert json.loads((tmp_path / "evaluation.json").read_text()) == rows
     assert capsys.readouterr().out == "real: a 0.25\ndrawn: a 0.3333, b 2\n"
