@@ -1,5 +1,7 @@
 """An update is a function of the state and the batch alone: how it is spread over time and devices does not matter."""
 
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -126,10 +128,29 @@ def test_losses_by_level_add_up_to_the_loss(reference):
 
 
 def test_an_update_depends_on_the_step_it_is():
-    first, second = run(axes={"data": 8}, steps=2)[0]
-    assert not np.array_equal(first["by_level"]["image"][1], second["by_level"]["image"][1]) or (
-        first["loss"] != second["loss"]
-    )
+    """The same parameters and batch see other levels and other noise at another step, and the same at the same one."""
+    told = []
+
+    def network(params, x, t):
+        jax.debug.callback(lambda t, z: told.append((np.asarray(t), np.asarray(z))), t["image"], x["image"])
+        return {"image": x["image"] * params["scale"]}
+
+    start = make_init(types.SimpleNamespace(init=lambda key: {"scale": jnp.ones(())}), OPTIMIZER)(jax.random.key(0))
+    step = jax.jit(make_step(network, STREAMS, OPTIMIZER, root=jax.random.key(1), batch_size=BATCH, ema=0.9))
+
+    def seen(count: int) -> tuple[np.ndarray, np.ndarray]:
+        """Levels and noise of the update after so many."""
+        state = start._replace(step=jnp.asarray(count, jnp.int32))
+        jax.block_until_ready(step(state, batch(), jnp.arange(BATCH)))
+        jax.effects_barrier()
+        t, z = told[-1]
+        alpha, sigma = (np.asarray(part).reshape(BATCH, 1, 1, 1) for part in STREAMS["image"].process.schedule(t))
+        return t, (z - alpha * batch()["image"]) / sigma
+
+    first, second, again = seen(0), seen(1), seen(0)
+    for a, b, repeated in zip(first, second, again, strict=True):
+        np.testing.assert_array_equal(a, repeated)
+        assert np.mean(np.isclose(a, b, atol=1e-4)) < 0.1
 
 
 def test_training_lowers_the_loss():

@@ -7,17 +7,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dit_jax.config import STREAMS
 from dit_jax.diffusion.ddpm import DDPM
 from dit_jax.diffusion.masked import Masked
-from dit_jax.streams import STREAMS, audio, image, label, span, text, video
+from dit_jax.streams import audio, duration, image, label, past, span, text, video
 from dit_jax.streams.given import read_given
 
 pytestmark = pytest.mark.usefixtures("quick")
 
 EXAMPLES = {
     "audio": audio(32, patch=4),
+    "duration": duration(audio(32, patch=4), of="audio"),
     "image": image((4, 6, 3), patch=2),
     "label": label(10),
+    "past": past(text(7), of="text"),
     "span": span(),
     "text": text(7),
     "video": video((4, 4, 6, 3), patch=(2, 2, 2)),
@@ -141,7 +144,9 @@ def test_random_labels_are_uniform_and_always_the_same():
     np.testing.assert_array_equal(labels, label(10).read("random"))
 
 
-@pytest.mark.parametrize("text", ["label", "lable=3", "span=3", "=3"])
+@pytest.mark.parametrize("text", ["label", "lable=3", "span=3", "past=3", "=3"])
 def test_what_cannot_be_given_is_an_error_that_says_what_can(text):
-    with pytest.raises(ValueError, match="STREAM=VALUE, where STREAM is one of: audio, image, label, text, video"):
+    with pytest.raises(
+        ValueError, match="STREAM=VALUE, where STREAM is one of: audio, duration, image, label, text, video"
+    ):
         read_given(EXAMPLES, [text], 4)

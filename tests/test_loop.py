@@ -1,0 +1,192 @@
+"""The loop does each thing at its own steps and no others, and what it does beside training leaves training alone."""
+
+import contextlib
+import itertools
+import json
+import signal
+import types
+from pathlib import Path
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+from PIL import Image
+
+import dit_jax as dj
+from configs import digits
+from dit_jax.config import build
+from dit_jax.evaluation.draw import draw, gather
+from dit_jax.evaluation.sheet import sheet
+from dit_jax.network.dit import PUBLISHED
+from dit_jax.parallel.mesh import make_mesh
+from dit_jax.training import loop
+from dit_jax.training.loop import interruptible, train
+
+pytestmark = pytest.mark.usefixtures("quick")
+
+CONFIG = json.loads(digits.get_config().to_json())
+SMALL = {
+    "model": {"width": 24, "depth": 1, "heads": 1},
+    "data": {"name": "synthetic", "batch_size": 8},
+    "optimizer": {"decay": "constant", "learning_rate": 0.05},  # so much that the average is far behind
+    "train": {"steps": 7, "log_every": 5},
+    "checkpoint": {"every": 2, "keep": 2},
+    "sample": {"every": 3, "num": 4, "batch": 4, "steps": 2},
+}
+
+
+def small(**changes: dict):
+    sections = {name: {**entries, **SMALL.get(name, {}), **changes.get(name, {})} for name, entries in CONFIG.items()}
+    return build(sections)
+
+
+@contextlib.contextmanager
+def one_device():
+    """It is enough here: that eight give the same is tests/test_step.py's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax, "device_count", lambda: 1)
+        yield
+
+
+@pytest.fixture
+def alone():
+    with one_device():
+        yield
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    """Seven updates, of which every second is saved, every third shown and every fifth told."""
+    workdir = tmp_path_factory.mktemp("trained")
+    jax.config.update("jax_disable_most_optimizations", True)  # `quick`, which is there for one test only
+    with one_device():
+        train(small(), workdir)
+    return workdir
+
+
+def arrays(workdir: Path, step: int, item: str):
+    return jax.tree.map(np.asarray, ocp.StandardCheckpointer().restore(workdir / "checkpoints" / str(step) / item))
+
+
+def rows(workdir: Path) -> list[int]:
+    return [json.loads(line)["step"] for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def saved(workdir: Path) -> set[str]:
+    return {path.name for path in (workdir / "checkpoints").iterdir()}
+
+
+def test_numbers_are_told_at_their_steps_and_at_the_last(trained):
+    assert rows(trained) == [5, 7]
+
+
+def test_states_are_saved_at_their_steps_and_at_the_last_and_the_newest_are_kept(trained):
+    """Of 2, 4, 6 and 7."""
+    assert saved(trained) == {"6", "7"}
+
+
+def test_pictures_are_written_at_their_steps(trained):
+    assert sorted(path.name for path in trained.glob("*.png")) == ["samples_0000003.png", "samples_0000006.png"]
+
+
+def test_a_picture_is_of_the_average_at_its_step(trained, alone):
+    """As whoever draws from that step's checkpoint sees it; the parameters would be another picture."""
+    run, seen = small(), np.asarray(Image.open(trained / "samples_0000006.png"))
+    drawn = lambda step, item: sheet(
+        run.streams, gather(draw(run, arrays(trained, step, item), make_mesh(), run.sample))
+    )
+    np.testing.assert_array_equal(drawn(6, "ema"), seen)
+    assert np.any(drawn(6, "params") != seen) and np.any(drawn(7, "ema") != seen)
+
+
+def test_looking_does_not_change_what_is_trained(trained, alone, tmp_path):
+    train(small(sample={"every": 0}, checkpoint={"every": 100}), tmp_path)
+    assert not [*tmp_path.glob("*.png")] and saved(tmp_path) == {"7"}
+    for item in ("params", "ema", "opt"):
+        jax.tree.map(np.testing.assert_array_equal, arrays(trained, 7, item), arrays(tmp_path, 7, item))
+
+
+def test_a_signal_ends_training_with_the_update_that_is_under_way_and_saves_it(alone, monkeypatch, tmp_path):
+    told = loop.Writer.scalars
+
+    def interrupted(self, step, values):
+        told(self, step, values)
+        if step == 2:
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(loop.Writer, "scalars", interrupted)
+    changes = {"train": {"steps": 9, "log_every": 1}, "checkpoint": {"every": 100}, "sample": {"every": 0}}
+    train(small(**changes), tmp_path)
+    assert rows(tmp_path) == [1, 2] and saved(tmp_path) == {"2"}
+    train(small(**changes), tmp_path)  # and the same command goes on
+    assert rows(tmp_path) == [1, 2, 3, 4, 5, 6, 7, 8, 9]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_the_first_signal_is_collected_and_the_second_leaves(number, monkeypatch):
+    left = []
+    monkeypatch.setattr(loop.os, "_exit", left.append)
+    with interruptible() as asked:
+        assert not asked
+        signal.raise_signal(number)
+        assert [*asked] == [number] and not left
+        signal.raise_signal(signal.SIGTERM)
+        assert left == [128 + signal.SIGTERM]
+
+
+@pytest.mark.parametrize("error", [None, KeyError])
+def test_signals_mean_afterwards_what_they_meant_before(error):
+    numbers, heard = (signal.SIGTERM, signal.SIGINT), []
+    before = {number: signal.signal(number, lambda number, frame: heard.append(number)) for number in numbers}
+    try:
+        ours = [signal.getsignal(number) for number in numbers]
+        try:
+            with interruptible():
+                assert not {*ours} & {signal.getsignal(number) for number in numbers}
+                if error:
+                    raise error
+        except KeyError:
+            pass
+        assert [signal.getsignal(number) for number in numbers] == ours
+        for number in numbers:
+            signal.raise_signal(number)
+        assert heard == [*numbers]
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("hosts", [1, 2, 3, 6])
+def test_the_rows_of_all_hosts_are_the_batch_each_once(hosts, monkeypatch):
+    run = types.SimpleNamespace(data=types.SimpleNamespace(batch_size=12))
+    monkeypatch.setattr(jax, "process_count", lambda: hosts)
+    shares = []
+    for host in range(hosts):
+        monkeypatch.setattr(jax, "process_index", lambda host=host: host)
+        shares.append(np.arange(12)[loop._rows(run)].tolist())
+    assert [*itertools.chain(*shares)] == [*range(12)] and {len(share) for share in shares} == {12 // hosts}
+
+
+@pytest.mark.parametrize("batch", [1, 5])
+@pytest.mark.parametrize("depth", [1, 3])
+def test_the_operations_of_an_update_are_three_passes_of_its_products(batch, depth):
+    """By hand, 2 for each multiply-add: 6 tokens of 4 values, one level, a label that is looked up."""
+    streams = {"image": dj.streams.image((4, 6, 1), patch=2), "label": dj.streams.label(10)}
+    d, n, patch = 12, 6, 4
+    level = 256 * d + d * d
+    block = 6 * d * d + n * 3 * d * d + 2 * n * n * d + n * d * d + 2 * n * d * 4 * d
+    once = n * patch * d + level + depth * block + 2 * d * d + n * d * patch
+    run = types.SimpleNamespace(
+        streams=streams,
+        model=dj.DiT(streams, width=d, depth=depth, heads=2, block=PUBLISHED),
+        data=types.SimpleNamespace(batch_size=batch),
+    )
+    assert loop._flops(run) == 3 * batch * 2 * once
+
+
+def test_the_peak_is_that_of_all_devices_where_one_is_known(monkeypatch):
+    mesh = make_mesh(data=4, fsdp=2)
+    assert loop._peak(mesh) is None
+    monkeypatch.setitem(loop.PEAK, mesh.devices.flat[0].device_kind, 7e12)
+    assert loop._peak(mesh) == 56e12

@@ -1,0 +1,191 @@
+"""What a run says of itself: means over exactly the updates since the last word, rates of exactly their time, and files
+that can be read back."""
+
+import io
+import json
+import struct
+import sys
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+from tensorboardX.proto.event_pb2 import Event
+
+from dit_jax.training import metrics
+from dit_jax.training.metrics import Meter, Writer, progress, without
+
+BINS = 10
+LEVEL = {"image": (np.ones(BINS), np.ones(BINS))}
+
+
+def update(loss: float = 1.0, grad_norm: float = 1.0, by_level=LEVEL) -> dict:
+    return {"loss": np.float32(loss), "grad_norm": np.float32(grad_norm), "by_level": by_level}
+
+
+class Clock:
+    """A time that passes when it is told to."""
+
+    def __init__(self, monkeypatch):
+        self.now = 1000.0
+        monkeypatch.setattr(metrics.time, "monotonic", lambda: self.now)
+
+
+def test_means_are_of_the_updates_since_the_last_ones():
+    meter = Meter(4, 100, None)
+    for loss, grad_norm in ((1, 10), (2, 30), (6, 80)):
+        meter.add(update(loss, grad_norm))
+    values = meter.means()
+    assert values["loss"] == 3 and values["grad_norm"] == 40
+    for loss, grad_norm in ((7, 5), (8, 6)):
+        meter.add(update(loss, grad_norm))
+    values = meter.means()
+    assert values["loss"] == 7.5 and values["grad_norm"] == 5.5
+
+
+def test_rates_are_updates_over_their_time_and_windows_do_not_overlap(monkeypatch):
+    clock, meter = Clock(monkeypatch), Meter(batch_size=6, flops=100, peak=1000.0)
+    meter.add(update())
+    for seconds in (1, 3):
+        clock.now += seconds
+        meter.add(update())
+    values = meter.means()  # the first update began the time, and two took 4 seconds
+    rates = {"steps_per_second": 0.5, "examples_per_second": 3.0, "flops_per_second": 50.0, "mfu": 0.05}
+    assert {name: values[name] for name in rates} == rates
+    for _ in range(3):
+        clock.now += 0.5
+        meter.add(update())
+    clock.now += 0.5
+    values = meter.means()  # three in the 2 seconds since, none of which was in the window before
+    rates = {"steps_per_second": 1.5, "examples_per_second": 9.0, "flops_per_second": 150.0, "mfu": 0.15}
+    assert {name: values[name] for name in rates} == pytest.approx(rates)
+
+
+def test_the_update_that_compiles_belongs_to_no_rate(monkeypatch):
+    """However long it takes until its metrics are there."""
+    clock, meter = Clock(monkeypatch), Meter(6, 100, 1000.0)
+
+    def compiled(x):
+        clock.now += 60
+        return x
+
+    monkeypatch.setattr(jax, "block_until_ready", compiled)
+    meter.add(update())
+    first = meter.means()
+    assert first["loss"] == 1 and not {name for name in first if "per_second" in name or name == "mfu"}
+    clock.now += 2
+    meter.add(update())
+    assert meter.means()["steps_per_second"] == 0.5
+
+    meter = Meter(6, 100, None)
+    meter.add(update())
+    clock.now += 4
+    meter.add(update())
+    assert meter.means()["steps_per_second"] == 0.25
+
+
+def test_a_share_of_the_peak_is_told_only_where_the_peak_is_known(monkeypatch):
+    clock = Clock(monkeypatch)
+    told = {}
+    for peak in (None, 400.0):
+        meter = Meter(6, 100, peak)
+        meter.add(update())
+        clock.now += 1
+        meter.add(update())
+        told[peak] = meter.means()
+    assert "mfu" not in told[None] and told[None]["flops_per_second"] == 100
+    assert told[400.0]["mfu"] == 0.25
+
+
+def test_losses_by_level_are_sums_over_counts_of_all_updates_and_empty_bins_are_left_out():
+    """Not the mean of each update's mean: one update has three examples in the bin, another one."""
+    at = lambda **bins: np.array([bins.get(f"b{i}", 0.0) for i in range(BINS)])
+    meter = Meter(4, 100, None)
+    meter.add(update(by_level={"image": (at(b3=6.0, b9=1.0), at(b3=3, b9=1)), "text": (at(b0=2.0), at(b0=4))}))
+    meter.add(update(by_level={"image": (at(b3=4.0, b4=5.0), at(b3=1, b4=2)), "text": (at(b0=4.0), at(b0=4))}))
+    found = {name: value for name, value in meter.means().items() if "/" in name}
+    assert found == {
+        "loss/image/t0.3-0.4": 2.5,
+        "loss/image/t0.4-0.5": 2.5,
+        "loss/image/t0.9-1.0": 1.0,
+        "loss/text/t0.0-0.1": 0.75,
+    }
+    meter.add(update(by_level={"image": (at(b5=1.0), at(b5=1))}))
+    assert {name for name in meter.means() if "/" in name} == {"loss/image/t0.5-0.6"}
+
+
+def events(workdir) -> list[Event]:
+    """All that TensorBoard would read: records of a length, its checksum, the event, its checksum."""
+    found = []
+    for path in sorted((workdir / "tensorboard").iterdir()):
+        rest = path.read_bytes()
+        while rest:
+            (size,) = struct.unpack("<Q", rest[:8])
+            found.append(Event.FromString(rest[12 : 12 + size]))
+            rest = rest[16 + size :]
+    return found
+
+
+def test_scalars_are_lines_and_events_and_a_later_run_appends(tmp_path, monkeypatch):
+    rows = {2: {"loss": 0.5, "mfu": 0.25}, 4: {"loss": 0.125}, 6: {"loss": 2.0}}
+    for start, steps in ((2e9, (2, 4)), (2e9 + 1, (6,))):
+        monkeypatch.setattr(metrics.time, "time", lambda start=start: start)  # files are named by the second
+        with Writer(tmp_path) as writer:
+            for step in steps:
+                writer.scalars(step, rows[step])
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert lines == [{"step": step, **values} for step, values in rows.items()]
+    seen = {(e.step, v.tag, v.simple_value) for e in events(tmp_path) for v in e.summary.value}
+    assert seen == {(step, name, value) for step, values in rows.items() for name, value in values.items()}
+
+
+def test_a_picture_comes_back_as_it_was_and_nothing_is_no_picture(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
+    with Writer(tmp_path) as writer:
+        writer.picture(12, "samples", pixels)
+        writer.picture(13, "samples", None)
+    assert [path.name for path in tmp_path.glob("*.png")] == ["samples_0000012.png"]
+    ((step, tag, seen),) = [(e.step, v.tag, v.image) for e in events(tmp_path) for v in e.summary.value]
+    assert (step, tag, seen.height, seen.width) == (12, "samples", 5, 7)
+    for file in (tmp_path / "samples_0000012.png", io.BytesIO(seen.encoded_image_string)):
+        np.testing.assert_array_equal(np.asarray(Image.open(file)), pixels)
+
+
+def test_without_a_terminal_there_is_a_line_for_each_time_that_there_are_numbers(monkeypatch, capsys):
+    monkeypatch.delenv("FORCE_COLOR", raising=False)
+    with progress(10, 2, "training") as show:
+        show(3)
+        show(4, loss=0.123456, rate=1234.5)
+        show(5)
+        show(6, loss=12.0)
+    lines = ["training 4/10  loss 0.1235  rate 1234", "training 6/10  loss 12"]  # 1234.5 in four digits
+    assert [line for line in capsys.readouterr().out.splitlines() if line.strip()] == lines
+
+
+def test_in_a_terminal_there_is_a_bar_which_has_the_last_numbers(monkeypatch, capsys):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "200")
+    with progress(10, 2, "training") as show:
+        show(4, loss=0.123456)
+        show(7)
+    said = capsys.readouterr().out
+    assert "training 4/10" not in said
+    last = [line for line in said.splitlines() if "training" in line][-1]
+    assert "7/10" in last and "loss 0.1235" in last
+
+
+def test_what_is_done_without_a_module_does_not_find_it_and_what_comes_after_does(tmp_path, monkeypatch):
+    (tmp_path / "found_only_outside.py").write_text("answer = 42\n")
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def answer():
+        import found_only_outside
+
+        return found_only_outside.answer
+
+    with pytest.raises(ImportError), without("found_only_outside"):
+        answer()
+    assert "found_only_outside" not in sys.modules and answer() == 42
+    with without("found_only_outside"):  # it has been imported: too late to hide
+        assert answer() == 42
+    assert answer() == 42
