@@ -32,5 +32,8 @@ def _parse(argv: list[str], defaults: Sequence[str]) -> list[str]:
     except flags.Error as error:
         sys.exit("error: " + str(error).strip().splitlines()[-1].strip())
     except AttributeError as error:
+        raised_at = traceback.extract_tb(error.__traceback__)[-1]
+        if "ml_collections" not in Path(raised_at.filename).parts:  # by a config file's own code
+            sys.exit(f"error: {raised_at.filename}, line {raised_at.lineno}: {error}")
         words = str(error).encode().decode("unicode_escape").replace("'", "").split()
         sys.exit("error: --config has no key " + " ".join(words))

@@ -178,7 +178,7 @@ SECTIONS: dict[str, Callable[..., Any]] = {
 
 def default() -> ml_collections.ConfigDict:
     """All sections with their defaults, and no streams yet. Locked: only keys that exist can be set."""
-    sections = {name: _defaults(function) for name, function in SECTIONS.items()}
+    sections = {name: {p.name: _field(p) for p in _optional(function)} for name, function in SECTIONS.items()}
     config = ml_collections.ConfigDict({"streams": ml_collections.ConfigDict(), **sections})
     config.streams.unlock()
     return config.lock()
@@ -254,6 +254,17 @@ def _check(run: Run):
         )
     if run.train.objective != "denoise" and any(run.streams[name].groups > 1 for name in drawn):
         raise ConfigError(f"train.objective = {run.train.objective!r} is for streams without groups, such as frames")
+    if run.train.objective != "denoise":
+        process = run.streams[drawn[0]].process
+        if not isinstance(process, Gaussian) or process.prediction is not PREDICTIONS["velocity"]:
+            raise ConfigError(
+                f"train.objective = {run.train.objective!r} needs a stream that predicts velocities: "
+                f"streams.{drawn[0]}.process = \"gaussian(prediction='velocity')\""
+            )
+    if run.data.augment == "flip" and "image" not in run.streams:
+        raise ConfigError(f"data.augment = 'flip' mirrors a stream 'image'; there are: {', '.join(run.streams)}")
+    if not 0 <= run.train.ema < 1:
+        raise ConfigError(f"train.ema = {run.train.ema} should be at least 0 and below 1")
     for name in run.sample.first:
         _choose(dict.fromkeys(drawn), name, "sample.first")
     for name in run.sample.drawn:
@@ -306,9 +317,18 @@ def _parameters(function: Callable) -> dict[str, inspect.Parameter]:
     return dict(inspect.signature(function, eval_str=True).parameters)
 
 
+def _optional(function: Callable) -> list[inspect.Parameter]:
+    return [p for p in _parameters(function).values() if p.default is not inspect.Parameter.empty]
+
+
 def _defaults(function: Callable) -> dict:
-    parameters = _parameters(function).values()
-    return {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty}
+    return {p.name: p.default for p in _optional(function)}
+
+
+def _field(parameter: inspect.Parameter) -> Any:
+    """A default in a ConfigDict, which takes values of another type only where it is told that there are several."""
+    several = isinstance(parameter.annotation, types.UnionType)
+    return ml_collections.FieldReference(parameter.default, field_type=object) if several else parameter.default
 
 
 def _call(function: Callable, section: Mapping, path: str, context: Mapping) -> Any:

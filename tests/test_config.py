@@ -79,8 +79,10 @@ def test_what_does_not_fit_the_devices_is_named():
         placement(build(changed("data.batch_size", 60)))
     with pytest.raises(ValueError, match=r"parallel.fsdp = 3.* does not fit 8 devices"):
         make_mesh(fsdp=3)
-    with pytest.raises(ValueError, match=r"parallel.context = 2"):
-        make_mesh(context=2)
+    with pytest.raises(ValueError, match=r"parallel.tensor = 2 does not divide model.heads = 3"):
+        placement(build(changed("parallel", {"tensor": 2})))
+    with pytest.raises(ValueError, match=r"parallel.context = 8 does not divide the number of tokens = 4"):
+        placement(build(changed("streams.image.patch", 4) | {"parallel": {"context": 8}}))
     with pytest.raises(ValueError, match=r"parallel.mode = 'pmap' splits data only"):
         placement(build(changed("parallel", {"mode": "pmap", "fsdp": 8})))
 

@@ -2,7 +2,9 @@
 
 import dataclasses
 import functools
+import json
 import os
+import pathlib
 import subprocess
 import sys
 
@@ -14,13 +16,15 @@ import optax
 import pytest
 
 import dit_jax as dj
-from dit_jax.diffusion.gaussian import Gaussian
+from dit_jax.diffusion.gaussian import PREDICTIONS, Gaussian
 from dit_jax.diffusion.masked import Masked
-from dit_jax.diffusion.objective import total
+from dit_jax.diffusion.objective import OBJECTIVES, total
 from dit_jax.diffusion.schedules import SCHEDULES
-from dit_jax.network.dit import BLOCKS, MODERN, PUBLISHED, REMAT, SIZES, DiTBlock, LevelEmbed, attend
-from dit_jax.network.tokens import patchify, positions, unpatchify
+from dit_jax.network.dit import BLOCKS, CHOICES, MODERN, PUBLISHED, REMAT, SIZES, DiTBlock, LevelEmbed, attend
+from dit_jax.network.tokens import patchify, positions, sincos, unpatchify
 from dit_jax.training.flops import matmul_flops
+
+ROOT = pathlib.Path(__file__).parent.parent
 
 pytestmark = pytest.mark.usefixtures("quick")
 
@@ -500,3 +504,178 @@ def test_only_squared_errors_are_weighted():
 def test_weights_are_no_part_of_a_network_that_has_none():
     model, params = network()
     assert model.apply(params, {name: jnp.ones(2) for name in STREAMS}, method="uncertainty") == {}
+
+
+# Tokens and their positions -------------------------------------------------------------------------------------------
+
+KINDS = {
+    "image": dj.streams.image((4, 6, 2), patch=2),
+    "text": dj.streams.text(6),
+    "audio": dj.streams.audio(24, patch=4),
+    "video": dj.streams.video((3, 4, 4, 1), patch=(1, 2, 2)),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("place", CHOICES["positions"])
+@every_block
+def test_a_token_is_known_by_its_position(block, place, kind):
+    """Tokens that change places are another sample, whichever axis they move along: nothing is a bag of tokens.
+
+    Moving the positions instead of the tokens is the same move, and needs no knowledge of how a stream is cut up.
+    """
+    stream, block = KINDS[kind], dataclasses.replace(block, positions=place)
+    model = dj.DiT({"x": stream}, **SMALL | {"depth": 1}, block=block)
+    params = filled(jax.eval_shape(model.init, jax.random.key(0)))
+    x, t = {"x": stream.process.prior(jax.random.split(jax.random.key(1), 2), stream.shape)}, {"x": jnp.full(2, 0.5)}
+    if kind == "text":
+        x = {"x": jnp.asarray([[1, 2, 3, 4, 5, 6]] * 2)}
+    outcome = np.asarray(model.apply(params, x, t)["x"])
+    for axis in range(3):
+        if not stream.positions[:, axis].any():
+            continue
+        mirrored = stream.positions.copy()
+        mirrored[:, axis] = mirrored[:, axis].max() - mirrored[:, axis]
+        moved = dj.DiT({"x": dataclasses.replace(stream, positions=mirrored)}, **SMALL | {"depth": 1}, block=block)
+        change = np.abs(np.asarray(moved.apply(params, x, t)["x"]) - outcome).max() / np.abs(outcome).max()
+        assert change > 1e-3, f"axis {axis} makes no difference"
+
+
+def test_an_image_and_a_sound_in_one_network_are_where_they_are_alone():
+    """Time is added to what has time: positions of an image are DiT's to the last bit, whoever is beside it."""
+    image, sound = KINDS["image"].positions, KINDS["audio"].positions
+    together = sincos(np.concatenate([image, sound]), 24)
+    np.testing.assert_array_equal(together[: len(image)], sincos(image, 24))
+    assert len(np.unique(together[len(image) :].round(6), axis=0)) == len(sound)
+
+
+@pytest.mark.parametrize("experts", CHOICES["experts"])
+def test_streams_in_another_order_are_the_same_network(experts):
+    block = dataclasses.replace(MODERN, experts=experts)
+    streams = {"name": KINDS["text"], "image": KINDS["image"], "clip": KINDS["video"], "label": LABEL}
+    model = dj.DiT(streams, **SMALL, block=block)
+    params = filled(jax.eval_shape(model.init, jax.random.key(0)))
+    x = {name: s.process.prior(jax.random.split(jax.random.key(1), 2), s.shape) for name, s in streams.items()}
+    t = {name: jnp.full(2, level) for name, level in zip(streams, (0.2, 0.5, 0.7, 0.0), strict=True)}
+    there = dj.DiT(dict(reversed(streams.items())), **SMALL, block=block).apply(params, x, t)
+    for name, prediction in model.apply(params, x, t).items():
+        np.testing.assert_allclose(there[name], prediction, rtol=1e-3, atol=1e-4)
+
+
+# Memory ---------------------------------------------------------------------------------------------------------------
+
+
+def gradient_of(batch=4, **options):
+    """(the gradient of a network's sum of squares, arguments' shapes)."""
+    model = dj.DiT({"image": dj.streams.image((32, 32, 4), patch=2)}, **{"width": 48, "heads": 4, **options})
+    params = jax.eval_shape(model.init, jax.random.key(0))
+    x = {"image": jax.ShapeDtypeStruct((batch, 32, 32, 4), jnp.float32)}
+    t = {"image": jax.ShapeDtypeStruct((batch,), jnp.float32)}
+    return jax.jit(jax.grad(lambda p, x, t: jnp.sum(model.apply(p, x, t)["image"] ** 2))), (params, x, t)
+
+
+@pytest.mark.parametrize("depth", [1, 4])
+@pytest.mark.parametrize("remat", ["dots", "full"])
+def test_no_compiler_merges_what_rematerialisation_computes_again(remat, depth):
+    """Where layers are unrolled the two computations stand side by side, so a barrier has to keep them apart. In a loop
+    they are in two loops."""
+    function, shapes = gradient_of(depth=depth, unroll=depth, remat=remat)
+    assert "optimization_barrier" in function.lower(*shapes).as_text()
+    function, shapes = gradient_of(depth=depth, unroll=depth, remat="none")
+    assert "optimization_barrier" not in function.lower(*shapes).as_text()
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("unrolled", [False, True])
+def test_rematerialisation_saves_memory_in_a_loop_and_unrolled(unrolled):
+    """Temporaries as TPU's own compiler plans them: none > dots > full."""
+    program = """if True:
+        import json, sys
+        import jax, jax.numpy as jnp
+        from jax.experimental import topologies
+        from jax.sharding import SingleDeviceSharding
+        from tests.test_dit import gradient_of
+        topology = topologies.get_topology_desc("v5e:2x2", "tpu")
+        place = SingleDeviceSharding(topology.devices[0])
+        found = []
+        for remat in ("none", "dots", "full"):
+            options = {"width": 256, "depth": 2, "unroll": int(sys.argv[1]), "dtype": jnp.bfloat16}
+            function, shapes = gradient_of(32, **options, remat=remat)
+            shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), shapes)
+            program = function.trace(*shapes).lower(lowering_platforms=("tpu",)).compile()
+            found.append(program.memory_analysis().temp_size_in_bytes)
+        print(json.dumps(found))
+        """
+    pytest.importorskip("libtpu", reason="the TPU compiler is not installed: pip install libtpu")
+    names = {"TPU_SKIP_MDS_QUERY": "1", "TPU_ACCELERATOR_TYPE": "v5litepod-4", "TPU_WORKER_HOSTNAMES": "localhost"}
+    environment = {**os.environ, **names, "ALLOW_MULTIPLE_LIBTPU_LOAD": "1", "JAX_DISABLE_MOST_OPTIMIZATIONS": "0"}
+    command = [sys.executable, "-c", program, "2" if unrolled else "1"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment, check=True)
+    none, dots, full = json.loads(done.stdout.splitlines()[-1])
+    assert none > 1.1 * dots > 1.2 * full
+
+
+# Derivatives ----------------------------------------------------------------------------------------------------------
+
+
+def for_cuda(function, *arguments):
+    return jax.jit(function).trace(*arguments).lower(lowering_platforms=("cuda",)).as_text()
+
+
+@pytest.fixture
+def nvidia(monkeypatch):
+    """As if the first device were a GPU that has cuDNN's attention; programs are lowered for it, and not run."""
+    monkeypatch.setattr("jax._src.cudnn.fused_attention_stablehlo.check_cudnn_version", lambda: 91000)
+    monkeypatch.setattr("dit_jax.network.dit.has_kernel", lambda q: q.dtype == jnp.bfloat16)
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_every_objective_differentiates_on_a_gpu_in_bfloat16(objective, nvidia):
+    velocity = Gaussian(prediction=PREDICTIONS["velocity"])
+    streams = {"image": dj.streams.image((16, 16, 4), patch=2, process=velocity), "span": dj.streams.span()}
+    model = dj.DiT(streams, width=64, depth=2, heads=2, dtype=jnp.bfloat16)
+    shapes = jax.eval_shape(model.init, jax.random.key(0))
+    batch = {"image": jax.ShapeDtypeStruct((2, 16, 16, 4), jnp.float32)}
+
+    def gradient(params, batch):
+        loss = lambda p: dj.loss(functools.partial(model.apply, p), streams, key, batch, OBJECTIVES[objective])
+        return jax.grad(loss)(params)
+
+    key = jax.random.key(0)
+    text = for_cuda(gradient, shapes, batch)
+    assert ("cudnn" in text) == (objective != "meanflow")  # the improved one asks for its velocity first
+
+
+@pytest.mark.parametrize("probes", [0, 2])
+def test_the_likelihood_differentiates_on_a_gpu_in_bfloat16(probes, nvidia):
+    streams = {"image": dj.streams.image((16, 16, 1), patch=2)}
+    model = dj.DiT(streams, width=64, depth=2, heads=2, dtype=jnp.bfloat16)
+    shapes = jax.eval_shape(model.init, jax.random.key(0))
+
+    def likelihood(params, x):
+        predict = functools.partial(model.apply, params)
+        return dj.log_likelihood(predict, streams, jax.random.key(0), {"image": x}, steps=2, probes=probes)
+
+    assert "cudnn" not in for_cuda(likelihood, shapes, jax.ShapeDtypeStruct((2, 16, 16, 1), jnp.float32))
+
+
+# Mistakes -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"weights": "learnt"}, "weights = 'learnt' does not exist; did you mean 'learned'"),
+        ({"block": "modren"}, "block = 'modren' does not exist; did you mean 'modern'"),
+        ({"remat": "dot"}, "remat = 'dot' does not exist; did you mean 'dots'"),
+    ],
+)
+def test_a_choice_that_does_not_exist_is_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        dj.DiT(STREAMS, **SMALL, **options)
+    with pytest.raises(ValueError, match="qk_norm = 'rsm' does not exist; did you mean 'rms'"):
+        dataclasses.replace(MODERN, qk_norm="rsm")
+
+
+def test_a_block_can_be_named():
+    assert dj.DiT(STREAMS, **SMALL, block="modern") == dj.DiT(STREAMS, **SMALL, block=MODERN)

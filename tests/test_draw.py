@@ -1,6 +1,7 @@
 """Sample i of a seed is the same however many are drawn, in batches of any size, on any number of devices."""
 
 import dataclasses
+import functools
 import json
 
 import jax
@@ -12,11 +13,14 @@ from PIL import Image
 import dit_jax as dj
 from configs import digits, text_kjv, text_kjv_blocks, video_digits
 from dit_jax.config import ConfigError, build
+from dit_jax.diffusion import grids
+from dit_jax.diffusion.guidance import classifier_free
 from dit_jax.diffusion.keys import example_keys
 from dit_jax.diffusion.masked import REVEALS
 from dit_jax.diffusion.sampler import priors
+from dit_jax.diffusion.solvers import SOLVERS
 from dit_jax.diffusion.stream import revealing
-from dit_jax.evaluation.draw import between, draw, gather
+from dit_jax.evaluation.draw import _sampler, between, draw, gather
 from dit_jax.parallel.mesh import AXES, make_mesh
 
 pytestmark = pytest.mark.usefixtures("quick")
@@ -98,16 +102,38 @@ def test_another_seed_draws_others(params, reference):
     assert np.abs(drawn["image"] - reference["image"]).max() > 0.01
 
 
-def test_the_sampler_compiles_once_however_many_batches(params):
-    compiled = []
-    jax.monitoring.register_event_duration_secs_listener(
-        lambda name, *_, **__: compiled.append(name) if name.endswith("backend_compile_duration") else None
+def test_one_program_serves_all_batches_seeds_labels_and_scales_of_guidance(params):
+    """Drawn again and again, as pictures in training and evaluation over scales are; without guidance is another."""
+    traced = []
+    _sampler.cache_clear()
+    run = dataclasses.replace(RUN, streams={**RUN.streams})
+    rows = grids.rows
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(grids, "rows", lambda *args, **options: traced.append(args) or rows(*args, **options))
+        how = dataclasses.replace(HOW, batch=8, num=16, guidance=1.5)
+        gather(draw(run, params, one_device(), how))
+        assert len(traced) == 1
+        for change in ({"guidance": 2.5}, {"seed": 7}, {"num": 13}, {"given": ("label=3",)}, {"every": 5}):
+            drawn = gather(draw(run, params, one_device(), dataclasses.replace(how, **change)))
+            assert np.isfinite(drawn["image"]).all() and len(traced) == 1, change
+        for change in ({"guidance": 1.0}, {"steps": 3}, {"solver": "ddim"}):
+            before = len(traced)
+            gather(draw(run, params, one_device(), dataclasses.replace(how, **change)))
+            assert len(traced) == before + 1, change
+
+
+@pytest.mark.parametrize("guidance", [1.3, 4.0, "label=1.3"])
+def test_a_scale_that_is_an_argument_draws_what_a_constant_draws(params, guidance):
+    how = dataclasses.replace(HOW, num=8, batch=8, guidance=guidance)
+    given = {"label": np.arange(8) % 10}
+    predict = functools.partial(RUN.model.apply, params)
+    scale = {"label": 1.3} if guidance == "label=1.3" else guidance
+    sampler = lambda key, given: dj.sample(
+        predict, RUN.streams, key, 8, given, how.steps, SOLVERS[how.solver], classifier_free(scale)
     )
-    batches = draw(RUN, params, one_device(), dataclasses.replace(HOW, batch=5))
-    next(batches)
-    after_first = len(compiled)
-    assert after_first > 0 and len(list(batches)) == 2
-    assert len(compiled) == after_first
+    wanted = jax.jit(sampler)(jax.random.key(how.seed), given)["image"]
+    found = gather(draw(RUN, params, one_device(), dataclasses.replace(how, given=()), examples=given))["image"]
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -328,5 +354,6 @@ def test_text_in_blocks_is_drawn_with_a_cache_and_the_same_without(monkeypatch):
     params, mesh = scattered(run.model, 4), make_mesh()
     cached = gather(draw(run, params, mesh, run.sample))["text"]
     monkeypatch.setattr("dit_jax.evaluation.draw.blockwise", lambda streams, schedule: False)
+    _sampler.cache_clear()
     np.testing.assert_array_equal(gather(draw(run, params, mesh, run.sample))["text"], cached)
     assert np.all(cached[:, :2] == [*b"In"]) and len(np.unique(cached, axis=0)) > 4

@@ -14,11 +14,11 @@ SCRIPTS = {path.name: path for path in sorted(ROOT.glob("*.py"))}
 
 # What a folder may import of the others; entry points, commands and config.py stand above and may import them all.
 MAY_IMPORT = {
-    "diffusion": {"diffusion"},
-    "network": {"diffusion", "network"},
-    "streams": {"data", "diffusion", "network", "streams"},
-    "data": {"data", "diffusion"},
+    "diffusion": {"diffusion", "names"},
     "parallel": {"parallel"},
+    "network": {"diffusion", "network", "parallel", "names"},
+    "data": {"data", "diffusion", "names"},
+    "streams": {"data", "diffusion", "network", "streams"},
     "training": {"training", "evaluation", "parallel", "data", "streams", "network", "diffusion", "run"},
     "pretrained": {"pretrained", "streams", "data", "network", "diffusion"},
     "evaluation": {"evaluation", "parallel", "data", "streams", "network", "diffusion", "run"},

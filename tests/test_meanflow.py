@@ -1,5 +1,6 @@
 """MeanFlow on Gaussian data, whose mean velocity is known: the identity, the loss, its gradient, and one-step maps."""
 
+import dataclasses
 import functools
 
 import jax
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 import dit_jax as dj
-from dit_jax.diffusion.gaussian import Gaussian, velocity
+from dit_jax.diffusion.gaussian import PREDICTIONS, Gaussian, velocity
 from dit_jax.diffusion.grids import even_log_snr
 from dit_jax.diffusion.keys import example_keys, fold, stream_id
 from dit_jax.diffusion.levels import spans, stratified, uniform
@@ -106,13 +107,28 @@ def test_the_gradient_holds_the_derivative_fixed():
 
 
 @pytest.mark.usefixtures("exact")
-def test_power_divides_the_loss_by_itself():
+def test_power_divides_gradients_and_leaves_the_loss_what_it_is():
+    """So that what is logged says how far training is: losses divided by themselves are 1 from beginning to end."""
     keys, batch, t = examples()
-    plain, weighed = (
-        meanflow_losses(oracle(SCHEDULES["gvp"]), streams(SCHEDULES["gvp"]), keys, batch, t, power=power)["x"]
-        for power in (0.0, 1.0)
-    )
-    np.testing.assert_allclose(weighed, plain / (plain + 0.01), rtol=1e-12)
+    kinds = streams(SCHEDULES["gvp"])
+    cost = lambda scale, power: meanflow_losses(oracle(SCHEDULES["gvp"], scale), kinds, keys, batch, t, power=power)[
+        "x"
+    ]
+    plain, divided = cost(1.3, 0.0), cost(1.3, 1.0)
+    np.testing.assert_allclose(divided, plain, rtol=1e-12)
+    assert plain.max() > 2 * plain.min()
+    slope, less = (jax.jacrev(cost)(1.3, power) for power in (0.0, 1.0))
+    np.testing.assert_allclose(less, slope / (plain + 0.01), rtol=1e-12)
+
+
+@pytest.mark.parametrize("objective", ["meanflow", "improved_meanflow"])
+@pytest.mark.parametrize("prediction", ["x", "noise", "v"])
+def test_only_velocities_have_a_mean(objective, prediction):
+    kinds = streams(SCHEDULES["rectified"])
+    kinds["x"] = dataclasses.replace(kinds["x"], process=Gaussian(prediction=PREDICTIONS[prediction]))
+    keys, batch, t = examples()
+    with pytest.raises(ValueError, match="x should predict the velocity"):
+        OBJECTIVES[objective](oracle(SCHEDULES["rectified"]), kinds, keys, batch, t)
 
 
 @pytest.mark.usefixtures("exact")

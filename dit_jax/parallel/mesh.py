@@ -62,19 +62,20 @@ def check_division(tree, mesh: Mesh, rules: Sequence = RULES, most: float = 0.1)
 
     Raises ValueError for a share above `most`: each device of that axis would hold, and update, a copy.
     """
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    total, shares = sum(math.prod(leaf.shape) for _, leaf in leaves), {}
-    for axis in (axis for axis, size in mesh.shape.items() if size > 1):
-        meant = [
-            (leaf, leaf.shape[axes.index(axis)]) for path, leaf in leaves if axis in (axes := _axes(path, leaf, rules))
-        ]
-        whole = sum(math.prod(leaf.shape) for leaf, size in meant if size % mesh.shape[axis])
-        shares[axis] = whole / total
+    leaves = [(leaf.shape, _axes(path, leaf, rules)) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)]
+    total, shares = sum(math.prod(shape) for shape, _ in leaves), {}
+
+    def whole(axis: str, parts: int) -> float:
+        meant = [shape for shape, axes in leaves if axis in axes and shape[axes.index(axis)] % parts]
+        return sum(map(math.prod, meant)) / total
+
+    for axis, parts in ((axis, parts) for axis, parts in mesh.shape.items() if parts > 1):
+        shares[axis] = whole(axis, parts)
         if shares[axis] > most:
-            fits = max(n for n in range(1, mesh.shape[axis]) if all(size % n == 0 for _, size in meant if size >= n))
+            fits = max(n for n in range(1, parts) if parts % n == 0 and whole(axis, n) <= most)
             raise ValueError(
-                f"parallel.{axis} = {mesh.shape[axis]} leaves {shares[axis]:.0%} of the parameters whole on each of "
-                f"its devices, because it does not divide their sizes; {fits} does"
+                f"parallel.{axis} = {parts} leaves {shares[axis]:.0%} of the parameters whole on each of its devices, "
+                f"because it does not divide their sizes; {fits} does"
             )
     return shares
 
@@ -91,7 +92,7 @@ def constrain(x: jax.Array, *axes: str | tuple[str, ...] | None) -> jax.Array:
 
     Without it the partitioner may keep split weights where they are and move the activations of the whole batch.
     """
-    if jax.sharding.get_abstract_mesh().empty:
+    if jax.sharding.get_abstract_mesh().axis_names != AXES:  # none, or pmap's
         return x
     return jax.lax.with_sharding_constraint(x, P(*axes))
 
