@@ -1,5 +1,6 @@
 """Durations: a clip that ends is what a shorter clip would be, and nothing after its end matters to anything."""
 
+import dataclasses
 import functools
 
 import jax
@@ -12,7 +13,7 @@ from dit_jax.data import sources
 from dit_jax.diffusion.gaussian import Gaussian, noise
 from dit_jax.diffusion.guidance import classifier_free
 from dit_jax.diffusion.objective import losses_at
-from dit_jax.network.dit import MODERN
+from dit_jax.network.dit import MODERN, begins
 from dit_jax.streams import audio, duration, image, label, past, text, video
 
 pytestmark = pytest.mark.usefixtures("quick")
@@ -156,3 +157,45 @@ def test_words_are_silent_after_their_durations(tmp_path, monkeypatch):
     ]
     assert {silence for _, silence in lasted if silence} == set()
     assert 1000 < min(lasted)[0] < max(lasted)[0] <= audio_digits.LENGTH
+
+
+CLIPS = {
+    "frames": video((8, 4, 4, 1), patch=(1, 2, 2)),
+    "tubelets": video((8, 4, 4, 1), patch=(2, 2, 2)),
+    "speech": SPEECH,
+}
+
+
+@pytest.mark.parametrize("kind", CLIPS)
+def test_a_duration_says_how_many_tokens_along_time_have_begun(kind):
+    """One embedding for each number of them, another for what is hidden: frames of a clip count as patches of sound."""
+    stream = CLIPS[kind]
+    spoken, most = duration(stream), stream.shape[0]
+    steps = {"frames": 8, "tubelets": 4, "speech": LENGTH // PATCH}[kind]
+    values = jnp.arange(1, most + 2)
+    found, _ = spoken.embed(8, jnp.float32, "x").init_with_output(KEY, values)
+    begun = [-(-value // (most // steps)) for value in range(1, most + 1)] + ["hidden"]
+    for i, j in np.ndindex(len(begun), len(begun)):
+        assert np.array_equal(found[i], found[j]) == (begun[i] == begun[j]), (begun[i], begun[j])
+    assert np.all(np.isfinite(found)) and len(set(begun)) == steps + 1
+
+
+@pytest.mark.parametrize("kind", CLIPS)
+def test_a_token_is_heard_where_its_first_value_is(kind):
+    stream = CLIPS[kind]
+    starts = begins(stream)
+    size = stream.shape[0] // len(np.unique(stream.positions[:, 0]))
+    np.testing.assert_array_equal(starts, stream.positions[:, 0] * size)
+
+
+def test_only_what_lies_along_time_can_end():
+    with pytest.raises(ValueError, match="of = 'picture' should be a stream along time, such as one of audio or video"):
+        duration(image((4, 4, 1)), of="picture")
+
+
+def test_factorised_attention_takes_no_duration():
+    clip = CLIPS["frames"]
+    block = dataclasses.replace(MODERN, attention="factorised")
+    model = dj.DiT({"clip": clip, "end": duration(clip, of="clip")}, width=24, depth=2, heads=2, block=block)
+    with pytest.raises(ValueError, match="factorised attention takes no duration, and there is one of clip"):
+        jax.eval_shape(model.init, KEY)

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import itertools
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -264,3 +265,72 @@ def test_known_tokens_of_a_start_are_never_touched(rule):
     for z in map(np.asarray, (*heard, drawn)):
         assert np.all(z[:, [1, 4]] == [1, 4])
     assert len(heard) == 40 and np.all(drawn < 6) and len(np.unique(drawn[:, 0])) == 6
+
+
+# What cannot be drawn, and which samples of a key.
+
+LABELLED = {"image": dj.streams.image((4, 4, 1), patch=2), "label": dj.streams.label(10)}
+
+
+def halved(x, t):
+    """A network that believes in half of what it sees, more where the label is high."""
+    return {"image": x["image"] * (0.3 + 0.02 * x["label"][:, None, None, None])}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"drawn": ["imgae"]}, "drawn: the stream 'imgae' does not exist; did you mean 'image'"),
+        ({"first": ["label"]}, "drawn: the stream 'label' does not exist; known are image"),
+        ({"given": {"lable": np.zeros(2, int)}}, "given: the stream 'lable' does not exist; did you mean 'label'"),
+        ({"prefix": {"imgae": 1}}, "prefix: the given stream 'imgae' does not exist"),
+        (
+            {"start": {"imgae": np.zeros((2, 4, 4, 1))}},
+            "start: the stream 'imgae' does not exist; did you mean 'image'",
+        ),
+        ({"guidance": dj.classifier_free({"lable": 5.0})}, "guidance: the stream 'lable' does not exist; did you mean"),
+        ({"given": {"label": np.array([3, 10])}}, "given: label holds 10, and its values are 0 ... 9"),
+        ({"given": {"label": np.array([-1, 3])}}, "given: label holds -1, and its values are 0 ... 9"),
+        ({"steps": 0}, "steps = 0 should be at least 1"),
+        ({"num": None}, "say either num, how many samples to draw, or rows, which ones"),
+        ({"rows": np.arange(2)}, "say either num"),
+    ],
+)
+def test_what_cannot_be_drawn_is_named(options, message):
+    arguments = {"num": 2, "given": {"label": np.zeros(2, int)}} | options
+    with pytest.raises(ValueError, match=message):
+        jax.eval_shape(lambda key: dj.sample(halved, LABELLED, key, **arguments), jax.random.key(0))
+
+
+def test_a_label_that_does_not_exist_is_named_in_training_too():
+    batch = {"image": np.zeros((2, 4, 4, 1), np.float32), "label": np.array([3, 10])}
+    with pytest.raises(ValueError, match=r"the batch: label holds 10, and its values are 0 \.\.\. 9"):
+        dj.loss(halved, LABELLED, jax.random.key(0), batch)
+    batch["label"][1] = 9
+    assert np.isfinite(dj.loss(halved, LABELLED, jax.random.key(0), batch))
+
+
+@pytest.mark.parametrize("solver", ["2m", "ancestral"])
+def test_any_rows_of_a_key_are_drawn_as_all_of_them_are(solver):
+    """Samples 64 ... 127 come out of a call of their own as they do out of one that draws all: in pieces, nothing is
+    drawn twice and nothing is lost."""
+    draw = lambda **which: dj.sample(halved, LABELLED, jax.random.key(3), steps=4, solver=SOLVERS[solver], **which)
+    labels = np.arange(128) % 10
+    everything = jax.jit(lambda: draw(num=128, given={"label": labels}))()["image"]
+    rows = np.arange(64, 128)
+    part = jax.jit(lambda rows: draw(rows=rows, given={"label": labels[64:]}))(rows)["image"]
+    np.testing.assert_array_equal(part, everything[64:])
+    assert np.abs(np.diff(everything, axis=0)).max(axis=(1, 2, 3)).min() > 0.01
+
+
+def test_who_draws_in_a_loop_without_jit_is_told_once(monkeypatch):
+    monkeypatch.setattr("dit_jax.diffusion.sampler._CALLS", itertools.count(1))
+    draw = lambda: dj.sample(halved, LABELLED, jax.random.key(0), 2, steps=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        jax.jit(draw)(), jax.jit(draw)(), draw()
+    with pytest.warns(UserWarning, match="outside jax.jit every call of sample compiles anew"):
+        draw()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        draw()

@@ -16,7 +16,7 @@ def _adamw(learning_rate, b1: float, b2: float, weight_decay: float) -> optax.Gr
 
 
 def _muon(learning_rate, b1: float, b2: float, weight_decay: float) -> optax.GradientTransformation:
-    """Orthogonalised momentum for the blocks' matrices, which decay, and Adam for all else (Jordan et al. 2024).
+    """Orthogonalised momentum for the blocks' matrices, which decay, and NAdam for all else (Jordan et al. 2024).
 
     Updates are scaled to the size of Adam's (arXiv 2502.16982), so both take the same learning rate.
     """
