@@ -120,7 +120,7 @@ TABLE: dict[str, list[tuple[str, str, str]]] = {
     "streams/duration.py": [("begun = -(-values", "begun = (values", "duration")],
     "streams/span.py": [
         ("spans(rate=rate)", "spans()", "wiring"),
-        ("(x[:, None])", "(0 * x[:, None])", "meanflow"),
+        ("(x[:, None])", "(0 * x[:, None])", "streams"),
     ],
     "streams/image.py": [
         ("times * height)", "height)", "draw"),

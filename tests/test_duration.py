@@ -156,3 +156,13 @@ def test_words_are_silent_after_their_durations(tmp_path, monkeypatch):
     ]
     assert {silence for _, silence in lasted if silence} == set()
     assert 1000 < min(lasted)[0] < max(lasted)[0] <= audio_digits.LENGTH
+
+
+def test_durations_are_told_apart_by_the_tokens_that_have_begun():
+    """So those within one token are the same, and one value more begins another; hidden is none of them."""
+    layer = duration(SPEECH).embed(8, jnp.float32, "embed")
+    told, _ = layer.init_with_output(KEY, jnp.arange(1, LENGTH + 2))
+    _, which = np.unique(np.asarray(told), axis=0, return_inverse=True)
+    whole = which[:LENGTH].reshape(-1, PATCH)
+    np.testing.assert_array_equal(whole, np.repeat(whole[:, :1], PATCH, axis=1))
+    assert len({*which}) == LENGTH // PATCH + 1
