@@ -83,6 +83,17 @@ def test_scores_are_the_shares_that_they_say():
     assert not any("agreement" in key for key in scores(streams, judges, sample, described(streams, real), None))
 
 
+def test_streams_that_agree_on_nothing_do_not_agree():
+    """Of three samples of two words each, one is the same word twice, one is two words, and one no word at all."""
+    streams, words = {"one": word(2), "other": word(2)}, np.array([[1, 2], [2, 1]], np.int32)
+    judges = train_judges(streams, {"one": words, "other": words}, np.arange(2))
+    sample = {
+        "one": np.array([[1, 2], [1, 2], [3, 3]], np.int32),
+        "other": np.array([[1, 2], [2, 1], [3, 3]], np.int32),
+    }
+    assert scores(streams, judges, sample, {}, None)["coherence"] == 1 / 3
+
+
 def test_every_part_is_given_once_and_judged_never(monkeypatch):
     """By a sampler that knows all answers but of one stream, which it always draws as class 0: a third of them."""
     names, labels = ("one", "two", "word"), np.arange(90, dtype=np.int32) % 3

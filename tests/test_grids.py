@@ -24,6 +24,10 @@ def logit(t):
     return np.log(t) - np.log1p(-t)
 
 
+def test_the_last_step_of_sits_stochastic_sampler_is_long():
+    np.testing.assert_allclose(GRIDS["long_last"](SCHEDULES["rectified"], 4), [1, 0.68, 0.36, 0.04, 0], rtol=1e-12)
+
+
 def test_rows_are_given_absent_or_drawn():
     streams = {
         "given": stream(Gaussian()),

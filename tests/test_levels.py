@@ -72,6 +72,11 @@ def test_dropout_drops_exactly_its_rate(rate, n):
         assert sorted(np.asarray(t)) == [0.0] * round((1 - rate) * n) + [1.0] * round(rate * n)
 
 
+def test_every_step_of_ddpm_is_visited_alike_and_no_level_that_is_none():
+    t = levels.steps(count=10)(stratified(KEY, 40))
+    np.testing.assert_allclose(np.sort(t), np.repeat(np.arange(1, 11) / 10, 4), rtol=1e-12)
+
+
 def test_every_stream_draws_levels_of_its_own():
     streams = {"a": stream(Gaussian()), "b": stream(Gaussian(), logit_normal()), "c": stream(Masked(3), dropout())}
     drawn = levels.independent(jax.random.key(0), streams, 1000)

@@ -150,3 +150,13 @@ def test_what_cannot_be_given_is_an_error_that_says_what_can(text):
         ValueError, match="STREAM=VALUE, where STREAM is one of: audio, duration, image, label, text, video"
     ):
         read_given(EXAMPLES, [text], 4)
+
+
+@every_stream
+def test_what_a_stream_holds_reaches_every_token(stream):
+    keys = jax.random.split(jax.random.key(0), 2)
+    absent = stream.process.prior(keys, stream.shape)
+    there = (absent + 1) % 3 if isinstance(stream.process, Masked) else absent + 0.5
+    layer = stream.embed(16, jnp.float32, "embed")
+    before, params = layer.init_with_output(jax.random.key(0), absent)
+    assert np.abs(layer.apply(params, there) - before).max(-1).min() > 1e-4

@@ -1,0 +1,427 @@
+"""What the tests are worth: faults of one line each, put into the package one by one, which some test should notice.
+
+python -m tests.mutants [--jobs N] [--only SUBSTRING] [--check]
+
+A test that no fault makes fail tests nothing, and a fault that no test notices is one that could be there. Each row
+names a file, a text that is in it once, what takes its place, and the test files that should fail then. A mutant that
+survives asks for a test; a row whose text is not there any more asks for another text. It is part of no other command,
+because it takes hours: run it after a change of the tests, with --only for the rows of a file.
+
+Every job has a copy of the tree, so nothing here is touched. The tests are run without a mutant first: what fails then
+shows nothing. The exit status is 1 if less than 95 % of the mutants die, or if a row cannot be applied.
+"""
+
+import argparse
+import concurrent.futures
+import os
+import queue
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parent.parent
+ENOUGH = 0.95
+LIMIT = 1800  # seconds for the tests of a mutant
+FAILED = (1, 2)  # pytest: a test failed, or a test file could not be imported
+
+
+class Mutant(NamedTuple):
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.file}: {self.old!r} -> {self.new!r}"
+
+
+# File, then (text, what takes its place, the tests that should fail: names of files in tests/ without test_).
+TABLE: dict[str, list[tuple[str, str, str]]] = {
+    "training/step.py": [
+        ("jnp.minimum(ema, (1 + state.step)", "jnp.minimum(0.999, (1 + state.step)", "wiring"),
+        ("(10 + state.step)", "(9 + state.step)", "step"),
+        ("(1 - keep) * (new - old)", "keep * (new - old)", "step"),
+        ("lambda x: x / count", "lambda x: x", "step"),
+        ("(level * BINS, BINS - 1)", "(level * BINS, BINS)", "updates"),
+        ("return loss @ inside", "return jnp.ones_like(loss) @ inside", "step"),
+        ("optax.tree.norm(grads)", "optax.tree.norm(updates)", "updates"),
+        ("jax.random.fold_in(root, state.step)", "root", "updates"),
+        ("level[rows] for", "level[rows[::-1]] for", "step"),
+        ("total(losses, uncertainty(params, t))", "total(losses)", "wiring"),
+        ("across((jnp.mean(total(losses)), grads))", "across(jnp.mean(total(losses))), grads", "step"),
+        ('"by_level": across({', '"by_level": (lambda x: x)({', "updates"),
+    ],
+    "training/optimizer.py": [
+        ("b1=b1, b2=b2,", "b1=b2, b2=b1,", "updates"),
+        ("(count + 1) / max(warmup, 1)", "count / max(warmup, 1)", "updates"),
+        ("max(warmup, steps - decay_steps)", "warmup", "updates"),
+        ("max(steps - warmup, 1)", "max(steps, 1)", "updates"),
+        ("clip_by_global_norm(clip)", "clip_by_global_norm(1.0)", "updates wiring"),
+        ("linear_schedule(rate, 0.0, steps)", "linear_schedule(rate, 0.1 * rate, steps)", "updates"),
+        ("adam_b1=b1,", "", "wiring"),
+        ("adam_b2=b2,", "", "wiring"),
+        ("consistent_rms=0.2", "consistent_rms=None", "updates"),
+        ('"blocks/" in hidden and', "", "updates"),
+        ("(rate, b1, b2, weight_decay)", "(rate, b1, b2, 0.0)", "wiring"),
+    ],
+    "training/loop.py": [
+        ("ema=run.train.ema", "ema=0.999", "wiring"),
+        ("objective=OBJECTIVES[run.train.objective],", "", "wiring"),
+        ("together=TOGETHER[run.train.levels],", "", "wiring"),
+        ("            accumulation=run.train.accumulation,", "", "wiring"),
+        ('lambda params, t: run.model.apply(params, t, method="uncertainty")', "lambda params, t: {}", "wiring"),
+        ("run.train.seed, run.data.augment)", "0, run.data.augment)", "wiring"),
+        ("run.train.seed, run.data.augment)", "run.train.seed)", "wiring"),
+        ("jax.random.key(run.train.seed)", "jax.random.key(0)", "wiring"),
+        ("rows, run.data.threads)", "rows)", "wiring"),
+        ("pipeline.batches(examples, done,", "pipeline.batches(examples, 0,", "configs"),
+        ("done % run.train.log_every == 0", "done % 50 == 0", "wiring"),
+        ("done % run.checkpoint.every == 0", "done % 1000 == 0", "wiring"),
+        ("(workdir, run.checkpoint.keep)", "(workdir, 2)", "wiring"),
+        ("mode.plain(state).ema, mesh", "mode.plain(state).params, mesh", "wiring"),
+        ("jax.process_index() * share,", "0 * share,", "updates"),
+        ("3 * matmul_flops(", "2 * matmul_flops(", "updates"),
+    ],
+    "training/checkpoint.py": [
+        ('"data_position": step,', '"data_position": step + 1,', "configs"),
+        ("jnp.asarray(step, jnp.int32)", "jnp.asarray(0, jnp.int32)", "configs"),
+        ("StandardSave(state.ema)", "StandardSave(state.params)", "wiring"),
+        ("max_to_keep=keep", "max_to_keep=2", "wiring"),
+        ("was.keys() <= now.keys()", "now.keys() <= was.keys()", "updates"),
+        ('{"ema": abstract})[2]["ema"]', '{"params": abstract})[2]["params"]', "updates"),
+    ],
+    "training/metrics.py": [
+        ("timed / seconds * self._batch_size", "timed / seconds", "updates"),
+        ("len(fetched) - self._untimed", "len(fetched)", "updates"),
+        ("float(sums[i] / counts[i])", "float(sums[i] / len(counts))", "updates"),
+    ],
+    "parallel/mesh.py": [
+        ('(None, "fsdp", "tensor")', '(None, "tensor", "fsdp")', "step"),
+        ('(None, "tensor", "fsdp")', '(None, "fsdp", "tensor")', "updates"),
+        ('(kernel|embedding)$", ("fsdp", "tensor")', '(kernel|embedding)$", (None, "tensor")', "updates"),
+        ('P(("data", "fsdp"))', 'P("data")', "updates"),
+        ('mesh.shape["data"] * mesh.shape["fsdp"]', 'mesh.shape["data"]', "updates draw"),
+    ],
+    "streams/label.py": [
+        ("nn.Embed(classes + 1,", "nn.Embed(classes,", "streams"),
+        ("levels=dropout(rate=dropout_rate)", "levels=dropout()", "wiring"),
+        ("np.arange(classes) if", "np.arange(classes)[::-1] if", "streams"),
+    ],
+    "streams/text.py": [
+        ("[len(tokens[0])] * left", "[0] * left", "text"),
+        ("nn.Embed(tokens + 1,", "nn.Embed(tokens,", "text wiring"),
+        ("groups=blocks,", "", "wiring"),
+    ],
+    "streams/past.py": [("dropout(rate=0.0)", "dropout(rate=0.1)", "blocks")],
+    "streams/duration.py": [("begun = -(-values", "begun = (values", "duration")],
+    "streams/span.py": [
+        ("spans(rate=rate)", "spans()", "wiring"),
+        ("(x[:, None])", "(0 * x[:, None])", "streams"),
+    ],
+    "streams/image.py": [
+        ("times * height)", "height)", "draw"),
+        ("+ 1) * 127.5 + 0.5", "+ 1) * 127.5", "streams"),
+    ],
+    "streams/video.py": [
+        ("groups=grid[0]", "groups=shape[0]", "video"),
+        ("np.roll(frame, turn,", "np.roll(frame, -turn,", "video"),
+    ],
+    "streams/audio.py": [
+        ("jnp.roll(runs, -1, 1)", "jnp.roll(runs, 1, 1)", "audio"),
+        ("np.where(np.arange(hop + 1) % hop == 0, 1, 2)", "2", "audio"),
+    ],
+    "streams/given.py": [("< int(count) < stream.groups", "< int(count) <= stream.groups", "streams")],
+    "diffusion/gaussian.py": [
+        ("return -sigma, alpha", "return sigma, alpha", "gaussian"),
+        ("(alpha * prediction - p * z) / det", "(alpha * prediction + p * z) / det", "gaussian"),
+        ("1 / self.clamp", "self.clamp", "gaussian objective"),
+        ("jnp.where(t > 0, gain, 0.0)", "gain", "gaussian"),
+        ("return 1000.0 * t - 1", "return 1000.0 * t", "ddpm"),
+    ],
+    "diffusion/ddpm.py": [
+        ("f * jnp.log(beta) + (1 - f)", "(1 - f) * jnp.log(beta) + f", "ddpm"),
+        ("return ratio ** _fraction(prediction)", "return jnp.ones_like(ratio)", "ddpm"),
+    ],
+    "diffusion/masked.py": [
+        ("weight = hidden / jnp.maximum(align(t, target), 1e-6)", "weight = hidden", "masked"),
+        ("(rng.fold(keys, 1), logits)", "(rng.fold(keys, 0), logits)", "masked"),
+        ("1e-6), 1 - sigma)", "1e-6), sigma)", "masked"),
+        ("rank < count - left", "rank < left", "masked"),
+        ("lot - sure, jnp.inf", "lot + sure, jnp.inf", "masked"),
+        (", 1, length + 1)", ", 1, length)", "masked"),
+    ],
+    "diffusion/keys.py": [
+        ("zlib.crc32(name.encode()) & 0x7FFFFFFF", "0", "levels objective"),
+        ("in_axes=(None, 0))(key, rows)", "in_axes=(None, 0))(key, 0 * rows)", "objective"),
+    ],
+    "diffusion/levels.py": [
+        ("(1 - t) / shift)", "(1 - t) * shift)", "levels"),
+        ("sigmoid(mean + std *", "sigmoid(mean - std *", "levels"),
+        ("u >= 1 - rate", "u >= rate", "levels"),
+        ("jnp.floor(u * count) + 1, count)", "jnp.floor(u * count), count)", "levels ddpm"),
+        ("u - (1 - rate), 0.0) / max(rate, 1e-9)", "u - (1 - rate), 0.0)", "levels meanflow"),
+        ("level_at(schedule, -(mean + std", "level_at(schedule, (mean + std", "levels"),
+        ("(jax.random.permutation(order, n) + u)", "(jnp.arange(n) + u)", "levels"),
+        ("kind < 0.75", "kind < 0.5", "levels"),
+        ("part < clean", "part > clean", "levels"),
+        ("< tied, jax", "> tied, jax", "levels"),
+        (
+            "stratified(key, n * groups).reshape(n, groups)",
+            "jnp.repeat(stratified(key, n)[:, None], groups, 1)",
+            "blocks",
+        ),
+    ],
+    "diffusion/schedules.py": [
+        ("reach * (2 - t)", "reach * (1 - t)", "schedules"),
+        ("80 * t**7", "80 * t**6", "schedules"),
+        (") > wanted", ") < wanted", "schedules"),
+        ("x.shape[1] // t.shape[1], axis=1", "1, axis=1", "schedules dit"),
+    ],
+    "diffusion/objective.py": [
+        ("jnp.exp(-u[k]) * loss + u[k]", "jnp.exp(-u[k]) * loss - u[k]", "objective"),
+        ("u + align(span, z) *", "u - align(span, z) *", "meanflow"),
+        ('own = tangent == "own"', 'own = tangent != "own"', "meanflow"),
+        ("span = t[SPAN] * t[name]", "span = t[SPAN]", "meanflow"),
+        ("fold(keys, stream_id(name))", "keys", "objective updates"),
+    ],
+    "diffusion/guidance.py": [
+        ("return strong + (scale - 1) * (strong - weak)", "return strong + (scale - 1) * (weak - strong)", "guidance"),
+        ("(low <= level) & (level <= high)", "(low < level) & (level < high)", "guidance"),
+        ("(parallel - 1)", "(parallel + 1)", "guidance"),
+        (") > 1 - hold", ") > hold", "guidance"),
+        ("wanted / jnp.maximum(found, TINY)", "found / jnp.maximum(wanted, TINY)", "guidance"),
+        ("jnp.where(t[name] == 0, 1.0, t[name])", "t[name]", "guidance"),
+        ("z = z[..., : channels or None]", "z = z", "guidance"),
+        ("blind([name])) for", "blind(absent)) for", "guidance"),
+    ],
+    "diffusion/grids.py": [
+        ("< first[name], 0.0", "<= first[name], 0.0", "grids sampler video"),
+        ("levels[0] = 1.0", "pass", "grids"),
+        ("np.linspace(1, 0.04, steps), 0.0", "np.linspace(1, 0.05, steps), 0.0", "grids"),
+        ("(np.round(np.linspace(999, 0, steps)) + 1)", "np.round(np.linspace(999, 0, steps))", "grids"),
+        ("shifted(levels, shift), process.top", "levels, process.top", "grids wiring"),
+    ],
+    "diffusion/solvers.py": [
+        ("1 - decay ** (2 * eta**2)", "1 - decay ** (eta**2)", "solvers"),
+        ("linear = h - flat / a", "linear = h - flat", "solvers"),
+        ("square = h**2 - 2 / a * linear", "square = h**2 - linear", "solvers"),
+        ("- jnp.log(1 + churn)", "+ jnp.log(1 + churn)", "solvers"),
+        ("jnp.sqrt(2 * process.schedule", "jnp.sqrt(process.schedule", "solvers"),
+        (
+            "start = jnp.where(jnp.isfinite(last) & (jnp.isinf(before) | (corrector > 0)), amended, z)",
+            "start = z",
+            "solvers",
+        ),
+        ("stay(z, moved), jax", "moved, jax", "sampler"),
+    ],
+    "diffusion/sampler.py": [
+        ("fold(keys, STEPS + i)", "fold(keys, STEPS)", "sampler solvers"),
+        ("stream_id(name)), stream.shape)", "0), stream.shape)", "sampler"),
+        ("if not streams[name].ends}, processes", "}, processes", "duration"),
+        ("jnp.where(here, start[name], moved[name])", "moved[name]", "sampler masked"),
+        ("given = {**given, name: draw(given, [name])[name]}", "given = {**given}", "sampler"),
+    ],
+    "diffusion/rollout.py": [
+        ("jnp.roll(last, known, axis=1)", "jnp.roll(last, -known, axis=1)", "video"),
+        ("keys = fold(keys, stream_id(name))", "keys = keys", "video"),
+    ],
+    "diffusion/blockwise.py": [
+        ("jnp.minimum(last + 1, groups - 1)", "jnp.minimum(last, groups - 1)", "blocks"),
+        ("x[past], (past, last))", "x[past], (past, last + 1))", "blocks"),
+    ],
+    "diffusion/interpolate.py": [("w * norm(b))", "w * norm(a))", "encode")],
+    "diffusion/likelihood.py": [
+        ("size / 2 * math.log(2 * math.pi)", "size * math.log(2 * math.pi)", "likelihood"),
+        ("np.array([1, 2, 2, 1]) / 6", "np.array([1, 1, 1, 1]) / 4", "likelihood"),
+    ],
+    "network/dit.py": [
+        ("jnp.arange(half) / half)", "jnp.arange(half) / (half - 1))", "dit"),
+        ("[jnp.cos(angle), jnp.sin(angle)]", "[jnp.sin(angle), jnp.cos(angle)]", "dit"),
+        ("q.shape[-1] ** -0.5", "q.shape[-1] ** -0.25", "dit"),
+        ("jnp.where(seen, scores, -jnp.inf)", "scores", "blocks"),
+        ("return x * (1 + scale) + shift", "return x * scale + shift", "dit"),
+        ("np.greater.outer(turn, turn)", "np.less.outer(turn, turn)", "blocks"),
+        ("(copy | (turn == 0))", "copy", "blocks"),
+        ("(*pair, now, axis=1)", "(*pair, 0, axis=1)", "blocks"),
+        ("return sum(before) + group * size, size", "return group * size, size", "blocks"),
+        ('"(b p) g h d"', '"(b g) p h d"', "dit"),
+        ("jnp.where(t > 0, u, 0.0)", "u", "dit"),
+        ('"use_bias": layer.block.bias', '"use_bias": True', "dit"),
+        ("self.ratio * width * 2 / 3", "self.ratio * width * 3 / 4", "dit"),
+        ("[levels.shape[1] for levels in told.values()])", "[levels.shape[1] for levels in told.values()]) * 0", "dit"),
+    ],
+    "network/tokens.py": [
+        ("[COLUMN, ROW]", "[ROW, COLUMN]", "tokens"),
+        ("[np.sin(angle), np.cos(angle)]", "[np.cos(angle), np.sin(angle)]", "tokens"),
+        ("({' '.join(within)} c)", "(c {' '.join(within)})", "tokens"),
+        ("first * cos - second * sin", "first * cos + second * sin", "tokens"),
+    ],
+    "data/pipeline.py": [
+        ("default_rng((seed, epoch))", "default_rng((seed, 0))", "data"),
+        ("default_rng((seed, epoch))", "default_rng((0, epoch))", "data"),
+        ('example["image"][:, ::-1]', 'example["image"][::-1]', "data"),
+        ("(step + 1) * batch_size)[rows]", "(step + 1) * batch_size)", "data"),
+        ("grain.MapDataset.range(start,", "grain.MapDataset.range(0,", "data"),
+        ('"flipped" if mirrored else "image"', '"image" if mirrored else "flipped"', "latents"),
+    ],
+    "evaluation/draw.py": [
+        ("grids.GRIDS[how.grid]", "grids.uniform", "wiring"),
+        ("how.steps, how.shift,", "how.steps, 1.0,", "wiring"),
+        ("REVEALS[how.reveal]", 'REVEALS["ancestral"]', "wiring"),
+        ("SOLVERS[how.solver]", 'SOLVERS["2m"]', "wiring"),
+        ("[: how.num - these[0]]", "", "draw"),
+        ("how.drawn or able", "able", "wiring"),
+        ("first + size), num - 1)", "first + size), num)", "draw"),
+    ],
+    "evaluation/sheet.py": [("i % columns * (width + 2)", "i // columns * (width + 2)", "evaluation")],
+    "evaluation/frechet.py": [
+        ("- 2 * cross", "- cross", "evaluation"),
+        ("np.sqrt(len(x) - 1)", "np.sqrt(len(x))", "evaluation"),
+    ],
+    "evaluation/judge.py": [
+        ("np.all([label == one", "np.any([label == one", "evaluation"),
+        (" & (one != NOTHING)", "", "evaluation alignment"),
+        ("np.mean(label == labels)", "np.mean(label != labels)", "evaluation"),
+    ],
+    "evaluation/text.py": [
+        ("(count + d * shorter)", "(count + shorter)", "text"),
+        ("np.log2(share)))", "np.log(share)))", "text"),
+        ("len(compress(before + alone)) - len(compress(before))", "len(compress(before + alone))", "text"),
+    ],
+    "run.py": [
+        ("self.interval, COMBINE[self.combine], self.channels", "self.interval, COMBINE[self.combine], 0", "wiring"),
+        (
+            "self.interval, COMBINE[self.combine], self.channels",
+            '(0.0, 1.0), COMBINE["linear"], self.channels',
+            "wiring",
+        ),
+    ],
+    "config.py": [
+        ("attention=attention, experts=experts", "attention=attention", "wiring"),
+        ("        unroll=unroll,\n", "", "wiring"),
+        ("        remat=remat,\n", "", "wiring"),
+        ("        weights=weights,\n", "", "wiring"),
+        ("        clamp=clamp,\n", "", "wiring"),
+        ('        clock=_choose(CLOCKS, clock, "clock"),\n', "", "wiring"),
+        ('{"steps": train.steps}', '{"steps": 1000}', "wiring"),
+        ('"levels"), codec)', '"levels"))', "wiring"),
+        ('"levels"), basis)', '"levels"))', "wiring"),
+        (", of, dropout_rate)", ", of)", "wiring"),
+        ('"levels"), blocks, merges)', '"levels"), blocks)', "wiring"),
+        ("if float in options and type(value) is int", "if float in options and type(value) is bool", "config"),
+    ],
+}
+MUTANTS = [
+    Mutant(f"dit_jax/{file}", old, new, tuple(f"tests/test_{name}.py" for name in tests.split()))
+    for file, rows in TABLE.items()
+    for old, new, tests in rows
+]
+
+
+def fault(mutant: Mutant, root: Path = ROOT) -> str:
+    """Why a row cannot be applied, or nothing."""
+    path = root / mutant.file
+    found = path.read_text().count(mutant.old) if path.exists() else 0
+    if found != 1:
+        return f"the text is there {found} times"
+    missing = [name for name in mutant.tests if not (root / name).exists()]
+    if missing or not mutant.tests:
+        return f"there is no {', '.join(missing) or 'test'}"
+    try:
+        compile(path.read_text().replace(mutant.old, mutant.new), mutant.file, "exec")
+    except SyntaxError as error:
+        return f"what comes of it is no Python: {error}"
+    return ""
+
+
+class Copy:
+    """The tracked files in a temporary folder, and what has been compiled for them beside it."""
+
+    def __init__(self, folder: Path):
+        self.tree, self.compiled = folder / "tree", folder / "compiled"
+        names = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+        for name in filter(None, names.split("\0")):
+            if (ROOT / name).exists():
+                (self.tree / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(ROOT / name, self.tree / name)
+
+    def test(self, names: tuple[str, ...]) -> tuple[int | None, str]:
+        """(pytest's exit status, or None if it took too long; the end of what it said)."""
+        command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-n", "0", *names]
+        compiled = {"JAX_COMPILATION_CACHE_DIR": str(self.compiled), "PYTHONDONTWRITEBYTECODE": "1"}
+        try:
+            done = subprocess.run(
+                command, cwd=self.tree, env=os.environ | compiled, timeout=LIMIT, capture_output=True, text=True
+            )
+        except subprocess.TimeoutExpired:
+            return None, f"no end after {LIMIT} s"
+        lines = (done.stdout + done.stderr).strip().splitlines()
+        return done.returncode, next((line for line in lines if line.startswith(("FAILED", "ERROR"))), lines[-1])
+
+    def mutated(self, mutant: Mutant) -> tuple[int | None, str]:
+        path = self.tree / mutant.file
+        whole = path.read_text()
+        path.write_text(whole.replace(mutant.old, mutant.new))
+        try:
+            return self.test(mutant.tests)
+        finally:
+            path.write_text(whole)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--jobs", type=int, default=1, help="mutants at a time")
+    parser.add_argument("--only", default="", help="only rows in which this occurs: file, text or test")
+    parser.add_argument("--check", action="store_true", help="only say which rows cannot be applied")
+    arguments = parser.parse_args()
+    chosen = [mutant for mutant in MUTANTS if arguments.only in f"{mutant} {' '.join(mutant.tests)}"]
+    wrong = [(mutant, why) for mutant in chosen if (why := fault(mutant))]
+    for mutant, why in wrong:
+        print(f"cannot be applied: {mutant}: {why}")
+    print(f"{len(chosen)} rows, {len(wrong)} of them cannot be applied", flush=True)
+    if arguments.check or not chosen:
+        return 1 if wrong or not chosen else 0
+
+    with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
+        copies: queue.Queue[Copy] = queue.Queue()
+        for job in range(arguments.jobs):
+            copies.put(Copy(Path(folder) / str(job)))
+
+        def lent(task, work):
+            """work(copy, task), with one of the copies."""
+            copy, begun = copies.get(), time.monotonic()
+            try:
+                return task, *work(copy, task), time.monotonic() - begun
+            finally:
+                copies.put(copy)
+
+        with concurrent.futures.ThreadPoolExecutor(arguments.jobs) as pool:
+            good = [mutant for mutant in chosen if mutant not in {mutant for mutant, _ in wrong}]
+            files = sorted({name for mutant in good for name in mutant.tests})
+            for name, status, said, seconds in pool.map(lambda name: lent((name,), Copy.test), files):
+                print(
+                    f"{'passes' if status == 0 else 'FAILS'} without a mutant: {name[0]} ({seconds:.0f} s)", flush=True
+                )
+                if status != 0:
+                    pool.shutdown(cancel_futures=True)
+                    print(said)
+                    return 1
+            survivors = []
+            for mutant, status, said, seconds in pool.map(lambda mutant: lent(mutant, Copy.mutated), good):
+                survivors += [] if status in FAILED else [mutant]
+                print(
+                    f"{'killed' if status in FAILED else 'SURVIVED'} ({seconds:.0f} s) {mutant}\n    {said}", flush=True
+                )
+
+    print(f"{len(good) - len(survivors)} of {len(good)} killed")
+    for mutant in survivors:
+        print(f"survived: {mutant}; tried {', '.join(mutant.tests)}")
+    return 0 if not wrong and len(survivors) <= (1 - ENOUGH) * len(good) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
