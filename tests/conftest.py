@@ -8,7 +8,7 @@ os.environ["NPROC"] = (
     "32"  # XLA's thread pool needs a thread a device, or their collectives wait for each other forever
 )
 # What is compiled once, in this process or in a command that a test starts, is not compiled again.
-if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # as it is where mutants are tried
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="compiled-")
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
 
