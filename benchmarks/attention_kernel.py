@@ -3,7 +3,8 @@
     PYTHONPATH=. python benchmarks/attention_kernel.py
 
 How far apart values and gradients are, in bfloat16, relative to their norm, for heads of 64 and of 72; then the time of
-an update of SiT-B/2, batch 256, in a loop over its layers or unrolled, and which share of the GPU's peak that uses.
+an update of SiT-B/2, batch 256, in a loop over its layers or unrolled, keeping all activations, those of matrix
+products or none, which share of the GPU's peak that uses, and the memory that its temporaries take.
 """
 
 import itertools
@@ -33,15 +34,16 @@ def apart(size: int) -> list[float]:
     return [float(np.linalg.norm(a - b) / np.linalg.norm(b)) for a, b in zip(*pulled, strict=True)]
 
 
-def update(unroll: int) -> tuple[float, int]:
-    """(seconds of an update, operations in its matrix products)."""
+def update(unroll: int, remat: str) -> tuple[float, int, int]:
+    """(seconds of an update, operations in its matrix products, bytes of its temporaries)."""
     config = imagenet256.get_config("sit_b2")
-    config.model.unroll = unroll
+    config.model.update(unroll=unroll, remat=remat)
     run, rows = build(config), jnp.arange(config.data.batch_size)
     batch = {"image": jax.random.normal(jax.random.key(1), (len(rows), 32, 32, 4)), "label": rows}
     key = jax.random.key(0)
     step = make_step(run.model.apply, run.streams, run.optimizer, root=key, batch_size=len(rows), ema=0.999)
-    step, state = jax.jit(step, donate_argnums=0), jax.jit(make_init(run.model, run.optimizer))(key)
+    state = jax.jit(make_init(run.model, run.optimizer))(key)
+    step = jax.jit(step, donate_argnums=0).lower(state, batch, rows).compile()
     flops = 3 * matmul_flops(run.model.apply, state.params, batch, {name: jnp.ones(len(rows)) for name in batch})
     for turn in range(UPDATES + 3):
         if turn == 3:  # the first are for compiling and warming up
@@ -49,7 +51,7 @@ def update(unroll: int) -> tuple[float, int]:
             start = time.perf_counter()
         state, _ = step(state, batch, rows)
     jax.block_until_ready(state)
-    return (time.perf_counter() - start) / UPDATES, flops
+    return (time.perf_counter() - start) / UPDATES, flops, step.memory_analysis().temp_size_in_bytes
 
 
 if __name__ == "__main__":
@@ -61,7 +63,9 @@ if __name__ == "__main__":
     for size in 64, 72:
         print(f"heads of {size}: " + ", ".join(f"{difference:.1e}" for difference in apart(size)) + " apart")
     has_kernel = dit.has_kernel
-    for name, unroll in itertools.product(("scores", "kernel"), (1, 12)):
+    ways = [("kernel", *way) for way in itertools.product((1, 12), dit.REMAT)]
+    for name, unroll, remat in [*ways, ("scores", 1, "dots"), ("scores", 12, "dots")]:
         dit.has_kernel = has_kernel if name == "kernel" else lambda q: False
-        seconds, flops = update(unroll)
-        print(f"{name}, unroll {unroll}: {1000 * seconds:.1f} ms, {flops / seconds / peak:.1%} of the peak", flush=True)
+        seconds, flops, held = update(unroll, remat)
+        speed = f"{1000 * seconds:.1f} ms, {flops / seconds / peak:.1%} of the peak, {held / 2**30:.2f} GiB"
+        print(f"{name}, unroll {unroll}, remat {remat}: {speed}", flush=True)

@@ -231,7 +231,9 @@ def test_a_clip_runs_from_one_end_to_the_other_and_back(straight, tmp_path):
 
 
 def test_a_dry_run_says_what_would_run_and_writes_nothing(tmp_path):
-    output = run("train.py", f"--workdir={tmp_path / 'w'}", "--config=configs/imagenet256.py:dit_s2", "--dry_run")
+    flags = "--config=configs/imagenet256.py:dit_s2", "--config.sample.guidance=label=2", "--config.optimizer.clip=inf"
+    output = run("train.py", f"--workdir={tmp_path / 'w'}", *flags, "--dry_run")
+    assert '"guidance": "label=2"' in output
     published, table = 32_963_360, 256 * 384  # theirs counts the fixed table of positions
     assert f"parameters: {published - table:,}" in output
     assert "mesh: {'data': 1" in output and '"batch_size": 256' in output
@@ -239,10 +241,13 @@ def test_a_dry_run_says_what_would_run_and_writes_nothing(tmp_path):
 
 
 def test_train_names_mistakes(tmp_path):
+    own = tmp_path / "own.py"
+    own.write_text("import math\n\n\ndef get_config():\n    return math.tau2\n")
     for argument, message in [
         ("--config.train.stepz=5", 'no key stepz Did you mean "steps"'),
         ("--config.data.name=fashion_mnits", "python -m dit_jax.prepare"),
         ("--config=configs/nowhere.py", "configs/nowhere.py"),
+        (f"--config={own}", f"{own}, line 5: module 'math' has no attribute 'tau2'"),
     ]:
         output = run("train.py", f"--workdir={tmp_path}", argument, status=1)
         assert output.startswith("error: ") and message in output and "Traceback" not in output

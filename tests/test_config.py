@@ -1,12 +1,14 @@
 """A mistake in a config is one sentence, with the key, the value and the fix, before anything compiles."""
 
 import copy
+import importlib
 import json
 
 import pytest
 
-from configs import digits, fashion_mnist, imagenet256
+from configs import audio_digits, digits, digits_meanflow, fashion_mnist, imagenet256
 from dit_jax.config import ConfigError, build, default, stream
+from dit_jax.network.dit import PUBLISHED
 from dit_jax.parallel.mesh import make_mesh
 from dit_jax.training.loop import placement
 
@@ -58,6 +60,10 @@ def changed(path: str, value) -> dict:
         ("sample.solver", "dpm", r"sample.solver = 'dpm' does not exist"),
         ("parallel.mode", "pjit", r"parallel.mode = 'pjit' does not exist; did you mean"),
         ("data.augment", "flop", r"data.augment = 'flop' does not exist; did you mean 'flip'"),
+        ("train.ema", 1.5, r"train.ema = 1.5 should be at least 0 and below 1"),
+        ("train.ema", -3.0, r"train.ema = -3.0 should be at least 0 and below 1"),
+        ("optimizer.clip", 0.0, r"optimizer: clip = 0.0 should be above 0; inf does not clip"),
+        ("optimizer.warmup", 1501, r"optimizer: warmup = 1501 should be 0 ... 1500, the updates of the run"),
         ("train.accumulation", 7, r"data.batch_size = 64 is not divisible by train.accumulation = 7"),
         ("streams", {"label": stream("label", classes=10)}, r"streams needs at least one with tokens"),
     ],
@@ -85,6 +91,53 @@ def test_what_does_not_fit_the_devices_is_named():
         placement(build(changed("streams.image.patch", 4) | {"parallel": {"context": 8}}))
     with pytest.raises(ValueError, match=r"parallel.mode = 'pmap' splits data only"):
         placement(build(changed("parallel", {"mode": "pmap", "fsdp": 8})))
+
+
+def test_an_objective_that_needs_velocities_says_so():
+    config = json.loads(digits_meanflow.get_config().to_json())
+    config["streams"]["image"]["process"] = "gaussian(prediction='x')"
+    with pytest.raises(ConfigError, match=r"train.objective = 'improved_meanflow' needs a stream that predicts veloci"):
+        build(config)
+
+
+def test_only_an_image_can_be_mirrored():
+    config = json.loads(audio_digits.get_config().to_json())
+    config["data"]["augment"] = "flip"
+    with pytest.raises(ConfigError, match=r"data.augment = 'flip' mirrors a stream 'image'; there are: speech, label"):
+        build(config)
+
+
+def test_guidance_is_a_number_or_one_for_each_stream():
+    """In a config file as on the command line, whichever its default is; a list is neither."""
+    config = digits.get_config()
+    for value in ("label=2", 2.5, 3):
+        config.sample.guidance = value
+        assert build(config).sample.guidance == value
+    config.sample.guidance = "label"
+    with pytest.raises(ConfigError, match=r"sample.guidance = 'label' should be a number, or STREAM=NUMBER"):
+        build(config)
+
+
+@pytest.mark.parametrize("variant", ["dit_xl2", "sit_xl2"])
+def test_imagenet_is_trained_as_published(variant):
+    """As in section 4 of DiT (arXiv 2212.09748), which SiT follows (arXiv 2401.08740), and in the code of both: AdamW
+    with PyTorch's betas, a constant rate, no decay, no warm-up, no clipping, flips, one label of ten dropped."""
+    run = build(imagenet256.get_config(variant))
+    config = run.config["optimizer"]
+    assert (config["name"], config["learning_rate"], config["b1"], config["b2"]) == ("adamw", 1e-4, 0.9, 0.999)
+    assert (config["weight_decay"], config["warmup"], config["decay"]) == (0.0, 0, "constant")
+    assert config["clip"] == float("inf") and run.train.accumulation == 1 and run.train.levels == "independent"
+    assert (run.data.batch_size, run.data.augment) == (256, "flip")
+    assert (run.train.ema, run.train.steps) == (0.9999, 400_000)
+    assert (run.model.width, run.model.depth, run.model.heads, run.model.mlp_ratio) == (1152, 28, 16, 4.0)
+    assert run.model.block == PUBLISHED and run.config["streams"]["label"]["dropout_rate"] == 0.1
+
+
+@pytest.mark.parametrize("name", ["imagenet256", "text_kjv_gpu"])
+def test_no_config_has_the_habits_of_one_chip(name):
+    """Unrolled layers are faster on some GPUs and do not compile for TPUs: who has one says so."""
+    config = importlib.import_module(f"configs.{name}").get_config()
+    assert config.model.unroll == 1 and config.model.remat == "dots"
 
 
 def test_an_int_may_stand_for_a_float_and_nothing_else_changes():
