@@ -18,7 +18,6 @@ from absl import flags
 from PIL import Image
 
 from dit_jax.command import run_command
-from dit_jax.config import restore_run
 from dit_jax.diffusion.grids import GRIDS
 from dit_jax.diffusion.guidance import COMBINE
 from dit_jax.diffusion.masked import REVEALS
@@ -27,6 +26,7 @@ from dit_jax.diffusion.stream import Streams
 from dit_jax.evaluation.draw import between, draw, gather
 from dit_jax.evaluation.sheet import sheet
 from dit_jax.pretrained.vae import through
+from dit_jax.restore import restore_run
 from dit_jax.training.metrics import progress
 
 WORKDIR = flags.DEFINE_string("workdir", "runs/digits", "a directory that train.py has written")

@@ -17,7 +17,8 @@ import numpy as np
 
 from configs import imagenet256
 from dit_jax.config import build
-from dit_jax.network import dit
+from dit_jax.network import layers
+from dit_jax.network.dit import REMAT
 from dit_jax.training.flops import PEAK, matmul_flops
 from dit_jax.training.step import make_init, make_step
 
@@ -29,7 +30,7 @@ def apart(size: int) -> list[float]:
     q, k, v, g = (jax.random.normal(jax.random.key(i), (4, 256, 8, size), jnp.bfloat16) for i in range(4))
     pulled = []
     for seen in None, jnp.ones((256, 256), bool):
-        out, pull = jax.vjp(lambda q, k, v, seen=seen: dit.attend(q, k, v, seen), q, k, v)
+        out, pull = jax.vjp(lambda q, k, v, seen=seen: layers.dot_product_attention(q, k, v, seen), q, k, v)
         pulled.append([np.asarray(y, np.float64) for y in (out, *pull(g))])
     return [float(np.linalg.norm(a - b) / np.linalg.norm(b)) for a, b in zip(*pulled, strict=True)]
 
@@ -56,16 +57,16 @@ def update(unroll: int, remat: str) -> tuple[float, int, int]:
 
 if __name__ == "__main__":
     device = jax.devices()[0].device_kind
-    if not dit.has_kernel(jnp.zeros((1, 1, 1, 64), jnp.bfloat16)):
+    if not layers.has_kernel(jnp.zeros((1, 1, 1, 64), jnp.bfloat16)):
         sys.exit(f"error: cuDNN has no kernel for {device}; this needs an NVIDIA GPU since Ampere")
     peak = PEAK.get(device, float("nan"))
     print(f"{device}, jax {jax.__version__}")
     for size in 64, 72:
         print(f"heads of {size}: " + ", ".join(f"{difference:.1e}" for difference in apart(size)) + " apart")
-    has_kernel = dit.has_kernel
-    ways = [("kernel", *way) for way in itertools.product((1, 12), dit.REMAT)]
+    has_kernel = layers.has_kernel
+    ways = [("kernel", *way) for way in itertools.product((1, 12), REMAT)]
     for name, unroll, remat in [*ways, ("scores", 1, "dots"), ("scores", 12, "dots")]:
-        dit.has_kernel = has_kernel if name == "kernel" else lambda q: False
+        layers.has_kernel = has_kernel if name == "kernel" else lambda q: False
         seconds, flops, held = update(unroll, remat)
         speed = f"{1000 * seconds:.1f} ms, {flops / seconds / peak:.1%} of the peak, {held / 2**30:.2f} GiB"
         print(f"{name}, unroll {unroll}, remat {remat}: {speed}", flush=True)

@@ -15,8 +15,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from dit_jax.config import build, default, restore_run, stream
+from dit_jax.config import build, default, stream
 from dit_jax.pretrained import dit, weights
+from dit_jax.restore import restore_run
 from dit_jax.run import Run
 from dit_jax.training.checkpoint import save_weights
 

@@ -19,7 +19,6 @@ import numpy as np
 from absl import flags
 
 from dit_jax.command import run_command
-from dit_jax.config import restore_run
 from dit_jax.data import audio_digits, pipeline, sources
 from dit_jax.data.packages import missing
 from dit_jax.diffusion.masked import REVEALS
@@ -28,6 +27,7 @@ from dit_jax.diffusion.stream import Streams, in_data
 from dit_jax.evaluation import alignment, language_model, physics, speech, text
 from dit_jax.evaluation.draw import draw, gather
 from dit_jax.evaluation.judge import Judge, described, scores, train_judges
+from dit_jax.restore import restore_run
 from dit_jax.run import Run
 from dit_jax.streams import label
 

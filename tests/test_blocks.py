@@ -27,7 +27,7 @@ from dit_jax.diffusion.schedules import align
 from dit_jax.diffusion.solvers import SOLVERS
 from dit_jax.diffusion.stream import Stream, revealing
 from dit_jax.evaluation import text as evaluation
-from dit_jax.network.dit import BLOCKS, MODERN
+from dit_jax.network.layers import BLOCKS, MODERN
 from dit_jax.parallel.mesh import make_mesh
 from dit_jax.streams import image, label, past, text, video
 from dit_jax.training.flops import matmul_flops
@@ -287,7 +287,7 @@ def either_way(streams, schedule, given, start=None, solver="2m", guidance=None)
     (model, params), keys = of(streams), example_keys(KEY, jnp.arange(8))
     rest = streams, keys, given, schedule, SOLVERS[solver], guidance, start
     plain = lambda: walk(functools.partial(model.apply, params), *rest)
-    cached = lambda: walk_cached(functools.partial(model.recall, params), *rest)
+    cached = lambda: walk_cached(functools.partial(model.apply_with_cache, params), *rest)
     return jax.jit(plain)(), jax.jit(cached)()
 
 
@@ -334,19 +334,19 @@ def test_a_group_is_told_of_all_others_by_the_cache():
     """Its prediction is that of the whole, and a new past is written where it belongs; at a third of the cost."""
     model, params = network()
     x, t = {"text": jnp.full((2, 6), 5), "past": tokens(2, 6)}, {"text": jnp.ones((2, 3)), "past": jnp.zeros(2)}
-    recall = jax.jit(functools.partial(model.recall, params), static_argnames="now")
+    recall = jax.jit(functools.partial(model.apply_with_cache, params), static_argnames="target")
     whole, cache = recall(x, t)
     jax.tree.map(np.testing.assert_array_equal, whole, jax.jit(model.apply)(params, x, t))
     for b in range(3):
-        part, same = recall(x, t, cache, now=("text", b))
+        part, same = recall(x, t, cache, target=("text", b))
         one = slice(2 * b, 2 * b + 2)
         np.testing.assert_allclose(part["text"][:, one], whole["text"][:, one], rtol=1e-4, atol=1e-5)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), same, cache)
     other = x | {"past": x["past"].at[:, 4:].set(0)}  # nothing sees the last block of the past but itself
-    _, written = recall(other, t, cache, now=("past", 2))
+    _, written = recall(other, t, cache, target=("past", 2))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), written, recall(other, t)[1])
     assert np.any(written["blocks"]["attention"]["keys_values"][0] != cache["blocks"]["attention"]["keys_values"][0])
-    cost = lambda *now: matmul_flops(lambda: model.recall(params, x, t, cache if now else None, *now))
+    cost = lambda *now: matmul_flops(lambda: model.apply_with_cache(params, x, t, cache if now else None, *now))
     assert cost(("text", 1)) < 0.3 * cost()
 
 

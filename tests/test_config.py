@@ -8,7 +8,7 @@ import pytest
 
 from configs import audio_digits, digits, digits_meanflow, fashion_mnist, imagenet256
 from dit_jax.config import ConfigError, build, default, stream
-from dit_jax.network.dit import PUBLISHED
+from dit_jax.network.layers import PUBLISHED
 from dit_jax.parallel.mesh import make_mesh
 from dit_jax.training.loop import placement
 

@@ -20,7 +20,8 @@ from dit_jax.diffusion.gaussian import PREDICTIONS, Gaussian
 from dit_jax.diffusion.masked import Masked
 from dit_jax.diffusion.objective import OBJECTIVES, total
 from dit_jax.diffusion.schedules import SCHEDULES
-from dit_jax.network.dit import BLOCKS, CHOICES, MODERN, PUBLISHED, REMAT, SIZES, DiTBlock, LevelEmbed, attend
+from dit_jax.network.dit import REMAT, SIZES, DiTBlock
+from dit_jax.network.layers import BLOCKS, CHOICES, MODERN, PUBLISHED, LevelEmbed, dot_product_attention
 from dit_jax.network.tokens import patchify, positions, sincos, unpatchify
 from dit_jax.training.flops import matmul_flops
 
@@ -184,10 +185,12 @@ def test_attention_is_a_mean_of_values_in_shares_of_a_softmax(dtype, tolerance):
     assert np.ptp(scores[:, :, seen]) > 150
     shares = np.exp(scores - scores.max(-1, keepdims=True))
     wanted = (shares / shares.sum(-1, keepdims=True) @ wide[2]).transpose(0, 2, 1, 3)
-    found = attend(q, k, v, jnp.asarray(seen))
+    found = dot_product_attention(q, k, v, jnp.asarray(seen))
     assert found.dtype == dtype
     np.testing.assert_allclose(np.asarray(found, np.float64), wanted, atol=tolerance)
-    np.testing.assert_array_equal(attend(q, k, v, None), attend(q, k, v, jnp.ones((5, 7), bool)))
+    np.testing.assert_array_equal(
+        dot_product_attention(q, k, v, None), dot_product_attention(q, k, v, jnp.ones((5, 7), bool))
+    )
 
 
 CLIP = {"clip": dj.streams.video((3, 4, 4, 1), patch=(1, 2, 2)), "label": LABEL}
@@ -629,7 +632,7 @@ def for_cuda(function, *arguments):
 def nvidia(monkeypatch):
     """As if the first device were a GPU that has cuDNN's attention; programs are lowered for it, and not run."""
     monkeypatch.setattr("jax._src.cudnn.fused_attention_stablehlo.check_cudnn_version", lambda: 91000)
-    monkeypatch.setattr("dit_jax.network.dit.has_kernel", lambda q: q.dtype == jnp.bfloat16)
+    monkeypatch.setattr("dit_jax.network.layers.has_kernel", lambda q: q.dtype == jnp.bfloat16)
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)

@@ -13,7 +13,8 @@ from dit_jax.data import sources
 from dit_jax.diffusion.gaussian import Gaussian, noise
 from dit_jax.diffusion.guidance import classifier_free
 from dit_jax.diffusion.objective import losses_at
-from dit_jax.network.dit import MODERN, begins
+from dit_jax.network.layers import MODERN
+from dit_jax.network.layout import first_value
 from dit_jax.streams import audio, duration, image, label, past, text, video
 
 pytestmark = pytest.mark.usefixtures("quick")
@@ -183,7 +184,7 @@ def test_a_duration_says_how_many_tokens_along_time_have_begun(kind):
 @pytest.mark.parametrize("kind", CLIPS)
 def test_a_token_is_heard_where_its_first_value_is(kind):
     stream = CLIPS[kind]
-    starts = begins(stream)
+    starts = first_value(stream)
     size = stream.shape[0] // len(np.unique(stream.positions[:, 0]))
     np.testing.assert_array_equal(starts, stream.positions[:, 0] * size)
 

@@ -30,7 +30,7 @@ def test_attention_in_a_kernel_counts_as_its_products_do(monkeypatch):
     params = jax.eval_shape(model.init, jax.random.key(0))
     counted = matmul_flops(model.apply, params, x, t)
     monkeypatch.setattr("jax._src.cudnn.fused_attention_stablehlo.check_cudnn_version", lambda: 91000)
-    monkeypatch.setattr("dit_jax.network.dit.has_kernel", lambda q: True)
+    monkeypatch.setattr("dit_jax.network.layers.has_kernel", lambda q: True)
     assert "dot_product_attention_fwd" in str(jax.make_jaxpr(model.apply)(params, x, t))
     assert matmul_flops(model.apply, params, x, t) == counted
 

@@ -16,9 +16,10 @@ from PIL import Image
 import dit_jax as dj
 from configs import digits
 from dit_jax.config import build
+from dit_jax.diffusion import grids
 from dit_jax.evaluation.draw import draw, gather
 from dit_jax.evaluation.sheet import sheet
-from dit_jax.network.dit import PUBLISHED
+from dit_jax.network.layers import PUBLISHED
 from dit_jax.parallel.mesh import make_mesh
 from dit_jax.training import loop
 from dit_jax.training.loop import interruptible, train
@@ -98,6 +99,30 @@ def test_a_picture_is_of_the_average_at_its_step(trained, alone):
     )
     np.testing.assert_array_equal(drawn(6, "ema"), seen)
     assert np.any(drawn(6, "params") != seen) and np.any(drawn(7, "ema") != seen)
+
+
+def test_pictures_are_drawn_by_one_program_while_training_pauses(alone, monkeypatch, tmp_path):
+    """Whose time belongs to no rate (see test_metrics)."""
+    paused, traced = [], []
+    pause, spaced = loop.Meter.paused, grids.rows
+
+    @contextlib.contextmanager
+    def recorded(meter):
+        with pause(meter):
+            paused.append(True)
+            yield
+            paused.append(False)
+
+    def drawn(*arguments):
+        assert paused[-1]
+        return draw(*arguments)
+
+    monkeypatch.setattr(loop.Meter, "paused", recorded)
+    monkeypatch.setattr(loop, "draw", drawn)
+    monkeypatch.setattr(grids, "rows", lambda *args, **options: traced.append(args) or spaced(*args, **options))
+    train(small(sample={"every": 2}, train={"steps": 6}), tmp_path)
+    assert paused == [True, False] * 3 and len(traced) == 1
+    assert {path.name for path in tmp_path.glob("*.png")} == {f"samples_{step:07d}.png" for step in (2, 4, 6)}
 
 
 def test_looking_does_not_change_what_is_trained(trained, alone, tmp_path):

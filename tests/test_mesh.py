@@ -10,7 +10,7 @@ import pytest
 from jax.sharding import NamedSharding
 
 import dit_jax as dj
-from dit_jax.network.dit import MODERN, PUBLISHED
+from dit_jax.network.layers import MODERN, PUBLISHED
 from dit_jax.parallel.mesh import AXES, BATCH, batch_devices, make_mesh, shardings
 from dit_jax.training.optimizer import make_optimizer
 from dit_jax.training.step import make_init

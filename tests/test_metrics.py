@@ -84,6 +84,23 @@ def test_the_update_that_compiles_belongs_to_no_rate(monkeypatch):
     assert meter.means()["steps_per_second"] == 0.25
 
 
+def test_a_pause_is_no_training(monkeypatch):
+    """But for the updates that were still being computed when it began."""
+    clock, meter = Clock(monkeypatch), Meter(6, 100, None)
+    meter.add(update())
+
+    def computed(x):
+        clock.now += 3
+        return x
+
+    clock.now += 1
+    meter.add(update())
+    monkeypatch.setattr(jax, "block_until_ready", computed)
+    with meter.paused():
+        clock.now += 500
+    assert meter.means()["steps_per_second"] == 0.25
+
+
 def test_a_share_of_the_peak_is_told_only_where_the_peak_is_known(monkeypatch):
     clock = Clock(monkeypatch)
     told = {}

@@ -11,8 +11,9 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from dit_jax.config import build, restore_run
+from dit_jax.config import build
 from dit_jax.evaluation.draw import draw, gather
+from dit_jax.restore import restore_run
 from dit_jax.training.checkpoint import keys_apart, open_reader
 from dit_jax.training.loop import train
 

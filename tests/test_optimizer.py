@@ -9,7 +9,7 @@ import optax
 import pytest
 
 import dit_jax as dj
-from dit_jax.network.dit import BLOCKS
+from dit_jax.network.layers import BLOCKS
 from dit_jax.training.optimizer import OPTIMIZERS, decays, make_optimizer
 
 PARAMS = {"x": {"kernel": jnp.asarray([[1.0, -2.0], [3.0, 0.5]]), "bias": jnp.asarray([0.1, -0.2])}}

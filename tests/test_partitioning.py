@@ -16,7 +16,8 @@ from jax.sharding import AbstractMesh, AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import dit_jax as dj
-from dit_jax.network.dit import MODERN, PUBLISHED, SIZES
+from dit_jax.network.dit import SIZES
+from dit_jax.network.layers import MODERN, PUBLISHED
 from dit_jax.parallel.mesh import AXES, BATCH, check_division, make_mesh
 from dit_jax.parallel.modes import MODES
 from dit_jax.training.optimizer import make_optimizer

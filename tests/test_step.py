@@ -9,7 +9,7 @@ import optax
 import pytest
 
 import dit_jax as dj
-from dit_jax.network.dit import MODERN
+from dit_jax.network.layers import MODERN
 from dit_jax.parallel.mesh import make_mesh
 from dit_jax.parallel.modes import MODES
 from dit_jax.training.step import BINS, make_init, make_step

@@ -24,7 +24,7 @@ from dit_jax.diffusion.solvers import SOLVERS
 from dit_jax.diffusion.stream import Stream
 from dit_jax.evaluation.judge import train_judges
 from dit_jax.evaluation.physics import identity, motion
-from dit_jax.network.dit import BLOCKS
+from dit_jax.network.layers import BLOCKS
 from dit_jax.streams import image, video
 from dit_jax.streams.given import read_given
 from dit_jax.streams.video import centres, features

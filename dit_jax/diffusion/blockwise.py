@@ -1,4 +1,4 @@
-"""Sampling block after block with a cache: what the network has made of finished blocks is computed once.
+"""Sampling block after block with a KV cache: keys and values of finished blocks are computed once.
 
 It is `sampler.walk`, but that a sample holds the caches in the place of the past, one for each time that guidance asks
 the network, and that an evaluation computes the tokens of one block. Finished blocks neither move nor see what comes
@@ -20,8 +20,8 @@ from dit_jax.diffusion.sampler import guided, priors, walk
 from dit_jax.diffusion.solvers import SOLVERS, Solver
 from dit_jax.diffusion.stream import Streams, with_copies
 
-# (x, t, cache or None, (stream, group) or None) -> (predictions, cache), as `DiT.recall` with its parameters has it.
-Recall = Callable[[Sample, Sample, Any, tuple[str, Array] | None], tuple[Sample, Any]]
+# (x, t, cache or None, (stream, group) or None) -> (predictions, cache): `DiT.apply_with_cache` with its parameters.
+CachedPredict = Callable[[Sample, Sample, Any, tuple[str, Array] | None], tuple[Sample, Any]]
 
 
 def blockwise(streams: Streams, schedule: dict) -> bool:
@@ -31,7 +31,7 @@ def blockwise(streams: Streams, schedule: dict) -> bool:
 
 
 def walk_cached(
-    recall: Recall,
+    cached: CachedPredict,
     streams: Streams,
     keys: Array,
     given: Sample,
@@ -48,25 +48,25 @@ def walk_cached(
     ((name, past),) = ((stream.copies, past) for past, stream in streams.items() if stream.copies)
     groups, top = streams[name].groups, float(schedule[name].max())
     prior = priors(streams, keys)
-    led = functools.partial(guided, streams=streams, prior=prior, given=given, guidance=guidance)
+    guide = functools.partial(guided, streams=streams, prior=prior, given=given, guidance=guidance)
 
     def finished(t: Sample) -> Array:
         return jnp.sum(t[name][0] == 0)
 
     def predict(x: Sample, t: Sample) -> Sample:
         block, caches = jnp.minimum(finished(t), groups - 1), iter(x[past])
-        return led(lambda x, t: recall(with_copies(streams, x), t, next(caches), (name, block))[0])(x, t)
+        return guide(lambda x, t: cached(with_copies(streams, x), t, next(caches), (name, block))[0])(x, t)
 
-    def remember(x: Sample, t: Sample, olds: Iterable, now: tuple[str, Array] | None) -> Any:
-        """The caches of clean blocks, in the order in which guidance asks; the old ones but for the block `now`."""
+    def remember(x: Sample, t: Sample, olds: Iterable, target: tuple[str, Array] | None) -> Any:
+        """The caches of clean blocks, in the order in which guidance asks; the old ones but for the block `target`."""
         old, new = iter(olds), []
 
         def ask(x: Sample, t: Sample) -> Sample:
-            predictions, cache = recall(x, t, next(old, None), now)
+            predictions, cache = cached(x, t, next(old, None), target)
             new.append(cache)
             return predictions
 
-        led(ask)(x, t)
+        guide(ask)(x, t)
         return tuple(new)
 
     def follow(x: Sample, t: Sample) -> Sample:

@@ -126,8 +126,8 @@ class Gaussian:
             det = float(self._determinant(self.prediction, jnp.ones(())))
         return 1.0 if abs(det) > 1e-6 else 0.999
 
-    def told(self, t: Array) -> Array:
-        """What the network is told of the levels t, of the same shape."""
+    def time_input(self, t: Array) -> Array:
+        """What the timestep embedding is fed for the levels t, of the same shape."""
         return self.clock(self.schedule, t)
 
     def prior(self, keys: Array, shape: tuple[int, ...]) -> Array:

@@ -12,7 +12,7 @@ import numpy as np
 from dit_jax.diffusion.gaussian import Gaussian
 from dit_jax.diffusion.levels import shifted
 from dit_jax.diffusion.schedules import Schedule, level_at
-from dit_jax.diffusion.stream import Streams, order
+from dit_jax.diffusion.stream import Streams, generation_order
 
 Grid = Callable[[Schedule, int], np.ndarray]
 
@@ -70,7 +70,7 @@ def rows(
     sigma: they go evenly in t. Where a stream has a past, these are the steps of each of its groups, which take turns:
     a staircase, as long as it takes to draw them all.
     """
-    first, turns = prefix or {}, order(streams)
+    first, turns = prefix or {}, generation_order(streams)
     known = {name: first.get(name, s.groups if name in given else 0) for name, s in streams.items()}
     wanted = {name for name, s in streams.items() if s.head is not None and (drawn is None or name in drawn)}
     # What is drawn in the same turn goes down together, for `steps` steps.

@@ -78,7 +78,7 @@ class Masked:
     dtype = jnp.int32
     top = 1.0
 
-    def told(self, t: Array) -> Array:
+    def time_input(self, t: Array) -> Array:
         """Nothing: the hidden tokens say it themselves, so that a prompt is as good as any other visible token."""
         return jnp.zeros(len(t), t.dtype)
 

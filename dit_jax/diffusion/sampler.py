@@ -21,7 +21,7 @@ from dit_jax.diffusion.masked import Masked
 from dit_jax.diffusion.objective import Predict, Sample
 from dit_jax.diffusion.schedules import align, level_at
 from dit_jax.diffusion.solvers import SOLVERS, Solver
-from dit_jax.diffusion.stream import Streams, check_tokens, order, with_copies
+from dit_jax.diffusion.stream import Streams, check_tokens, generation_order, with_copies
 from dit_jax.names import check_names
 
 PRIOR, STEPS = 0, 1  # an example's randomness: one key for where it starts, one for each step from there
@@ -218,7 +218,7 @@ def rising(process: Gaussian, u, floor: float = FLOOR):
 
 def flowing(streams: Streams, names: Iterable[str]) -> dict[str, Gaussian]:
     """The processes of these streams. Raises ValueError if one has no flow: it is masked, given, or drawn in turns."""
-    turns = order(streams)
+    turns = generation_order(streams)
     found = {name: process for name in names if isinstance(process := streams[name].process, Gaussian)}
     without = [name for name in names if name not in found or streams[name].head is None or turns[name].ndim]
     if without:

@@ -85,7 +85,7 @@ def with_copies(streams: Streams, x: dict[str, Any]) -> dict[str, Any]:
     return {**x, **{name: x[stream.copies] for name, stream in streams.items() if stream.copies in x}}
 
 
-def present(streams: Streams, x: dict[str, Any]) -> dict[str, Any]:
+def valid_mask(streams: Streams, x: dict[str, Any]) -> dict[str, Any]:
     """Which places along their first axis streams with a duration have before their end: {name: [B, length] bool}. The
     first always is, so that there is something to attend to; a hidden duration is longer than any."""
     lengths = {s.ends: (x[name], streams[s.ends].shape[0]) for name, s in streams.items() if s.ends}
@@ -98,7 +98,7 @@ def steps_in_time(stream: Stream) -> int:
     return len(np.unique(stream.positions[:, 0]))
 
 
-def order(streams: Streams) -> dict[str, np.ndarray]:
+def generation_order(streams: Streams) -> dict[str, np.ndarray]:
     """When the groups of each stream are drawn, {name: []}, and {name: [G]} for those with a past and for their pasts,
     whose groups follow one another, 1 ... G; whatever has none comes before, at 0."""
     apart = {name for s, stream in streams.items() if stream.copies for name in (s, stream.copies)}

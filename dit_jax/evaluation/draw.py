@@ -123,7 +123,7 @@ def _sampler(run: Run, models: tuple[DiT, ...], mesh: Mesh, how: Sample, plan: P
             schedule = grids.rows(streams, given, how.steps, how.shift, grids.GRIDS[how.grid], prefix, drawn)
             rest = keys, given, schedule, SOLVERS[how.solver], guidance, start
             if not others and blockwise(streams, schedule):
-                sample = walk_cached(functools.partial(run.model.recall, params[0]), streams, *rest)
+                sample = walk_cached(functools.partial(run.model.apply_with_cache, params[0]), streams, *rest)
             else:
                 sample = walk(predict, streams, *rest)
             return {name: x for name, x in sample.items() if name in drawn or name not in plan.left}

@@ -14,7 +14,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
 from dit_jax.diffusion.keys import domain, example_keys
-from dit_jax.diffusion.stream import order, with_copies
+from dit_jax.diffusion.stream import generation_order, with_copies
 from dit_jax.evaluation.draw import draw, equal_batches, gather
 from dit_jax.evaluation.language_model import Reader
 from dit_jax.parallel.mesh import BATCH, shardings
@@ -32,7 +32,7 @@ def bound(run: Run, params: Any, mesh: Mesh, how: Sample, name: str, texts: np.n
     where the stream has a past.
     """
     process: Any = run.streams[name].process
-    groups = order(run.streams)[name].size
+    groups = generation_order(run.streams)[name].size
     total = draws * len(texts)
     params = jax.device_put(params, shardings(params, mesh))
 

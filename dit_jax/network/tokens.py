@@ -56,9 +56,9 @@ def sincos(positions: np.ndarray, width: int) -> np.ndarray:
     if width % 4:
         raise ValueError(f"sin-cos positions need a width divisible by 4, not {width}")
     time, row, column = (positions[:, axis].astype(np.float64) for axis in (TIME, ROW, COLUMN))
-    place = np.concatenate([_waves(column, width // 2), _waves(row, width // 2)], -1)
+    spatial = np.concatenate([_waves(column, width // 2), _waves(row, width // 2)], -1)
     later = _waves(time, width) - _waves(np.zeros(1), width)
-    return (place + later).astype(np.float32)
+    return (spatial + later).astype(np.float32)
 
 
 def _waves(position: np.ndarray, width: int) -> np.ndarray:

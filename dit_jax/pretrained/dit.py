@@ -15,7 +15,8 @@ import numpy as np
 from einops import rearrange
 
 from dit_jax.diffusion.gaussian import Gaussian, reversed_unit, velocity
-from dit_jax.network.dit import PUBLISHED, SIZES, DiT
+from dit_jax.network.dit import SIZES, DiT
+from dit_jax.network.layers import PUBLISHED
 from dit_jax.network.tokens import sincos
 
 Layout = dict[str, tuple[str, ...]]

@@ -6,7 +6,7 @@ from jax import Array
 from dit_jax.diffusion.levels import spans
 from dit_jax.diffusion.span import Span
 from dit_jax.diffusion.stream import Stream
-from dit_jax.network.dit import LevelEmbed
+from dit_jax.network.layers import LevelEmbed
 
 
 def span(rate: float = 0.25) -> Stream:

@@ -17,14 +17,14 @@ from dit_jax.diffusion.objective import OBJECTIVES
 from dit_jax.diffusion.stream import in_data
 from dit_jax.evaluation.draw import draw, gather
 from dit_jax.evaluation.sheet import sheet
-from dit_jax.network.dit import lengths
+from dit_jax.network.layout import token_counts
 from dit_jax.parallel.mesh import check_division, make_mesh
 from dit_jax.parallel.modes import MODES, Mode
 from dit_jax.run import Run
 from dit_jax.training import checkpoint
 from dit_jax.training.flops import PEAK, matmul_flops
 from dit_jax.training.metrics import Meter, Writer, progress
-from dit_jax.training.step import make_init, make_step
+from dit_jax.training.step import Step, make_init, make_step
 
 
 def train(run: Run, workdir: Path):
@@ -44,21 +44,7 @@ def train(run: Run, workdir: Path):
     with checkpoint.open_manager(workdir, run.checkpoint.keep) as manager, interruptible() as asked:
         apart = checkpoint.keys_apart(manager)
         init_key, root = training_keys(run.train.seed, apart)
-        step = mode.compile(
-            make_step(
-                run.model.apply,
-                run.streams,
-                run.optimizer,
-                root=root,
-                batch_size=run.data.batch_size,
-                ema=run.train.ema,
-                objective=OBJECTIVES[run.train.objective],
-                together=TOGETHER[run.train.levels],
-                uncertainty=lambda params, t: run.model.apply(params, t, method="uncertainty"),
-                accumulation=run.train.accumulation,
-                axis=mode.axis,
-            )
-        )
+        step = mode.compile(_step(run, root, mode))
         if manager.latest_step() is None:
             done, state = 0, mode.create(init, init_key)
         else:
@@ -90,6 +76,23 @@ def train(run: Run, workdir: Path):
     print(f"{'stopped' if asked else 'finished'} at step {done}; checkpoint in {workdir / 'checkpoints' / str(done)}")
 
 
+def _step(run: Run, root: jax.Array, mode: Mode) -> Step:
+    """The update of a run: everything in it that the config decides."""
+    return make_step(
+        run.model.apply,
+        run.streams,
+        run.optimizer,
+        root=root,
+        batch_size=run.data.batch_size,
+        ema=run.train.ema,
+        objective=OBJECTIVES[run.train.objective],
+        together=TOGETHER[run.train.levels],
+        uncertainty=lambda params, t: run.model.apply(params, t, method="uncertainty"),
+        accumulation=run.train.accumulation,
+        axis=mode.axis,
+    )
+
+
 def training_keys(seed: int, apart: bool = True) -> tuple[jax.Array, jax.Array]:
     """(key of the initial parameters, root of the keys of all updates) of a seed. apart: from those of its samples,
     which the keys of runs begun by older versions are not."""
@@ -111,7 +114,7 @@ def placement(run: Run) -> tuple[jax.sharding.Mesh, Mode]:
             f"data.batch_size = {run.data.batch_size} is not divisible by {parts}: "
             f"{mode.parts} devices x train.accumulation = {run.train.accumulation}"
         )
-    tokens = sum(lengths(run.streams).values())
+    tokens = sum(token_counts(run.streams).values())
     for axis, name, size in (("tensor", "model.heads", run.model.heads), ("context", "the number of tokens", tokens)):
         if size % mesh.shape[axis]:
             raise ValueError(f"parallel.{axis} = {mesh.shape[axis]} does not divide {name} = {size}")
