@@ -353,7 +353,7 @@ TABLE: dict[str, list[tuple[str, str, str]]] = {
         ('        clock=choose(CLOCKS, clock, "clock"),\n', "", "wiring"),
         ('{"steps": train.steps}', '{"steps": 1000}', "wiring"),
         ('"levels"), codec)', '"levels"))', "wiring"),
-        ('"levels"), basis)', '"levels"))', "wiring"),
+        ('"levels"), basis\n', '"levels")\n', "wiring"),
         (", of, dropout_rate)", ", of)", "wiring"),
         ('"levels"), blocks, merges)', '"levels"), blocks)', "wiring"),
     ],

@@ -334,3 +334,14 @@ def test_who_draws_in_a_loop_without_jit_is_told_once(monkeypatch):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         draw()
+
+
+@pytest.mark.parametrize("call", [dj.encode, dj.log_likelihood], ids=["encode", "log_likelihood"])
+def test_what_the_flow_cannot_be_asked_about_is_named(call):
+    x = np.zeros((2, 4, 4, 1), np.float32)
+    for asked, given, message in [
+        ({"imgae": x}, {}, "x: the stream 'imgae' does not exist; did you mean 'image'"),
+        ({"image": x}, {"lable": np.zeros(2, int)}, "given: the stream 'lable' does not exist; did you mean 'label'"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            call(halved, LABELLED, jax.random.key(0), asked, given, 1)

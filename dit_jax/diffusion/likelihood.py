@@ -23,6 +23,7 @@ from dit_jax.diffusion.keys import domain, example_keys, fold
 from dit_jax.diffusion.objective import Predict, Sample
 from dit_jax.diffusion.sampler import FLOOR, STEPS, flowing, priors, rising
 from dit_jax.diffusion.stream import Streams
+from dit_jax.names import check_names
 
 Velocity = Callable[[Array, Array], Array]  # (z [B, D], u) -> dz/du
 Slope = Callable[[Array, Array], tuple[Array, Array]]  # (z, u) -> (dz/du, its divergence [B])
@@ -49,8 +50,9 @@ def log_likelihood(
     network has learnt, for its error is divided by it.
 
     Bits a dimension are -log p / (D log 2), plus log2 127.5 for bytes scaled to [-1, 1], dequantised by uniform noise.
-    Raises ValueError if a stream in x has no flow.
+    Raises ValueError if a stream in x has no flow, or if one that is named does not exist.
     """
+    check_names(given or {}, streams, "given: the stream")
     n, given, processes = len(next(iter(x.values()))), given or {}, flowing(streams, x)
     keys = example_keys(domain(key, "likelihood"), jnp.arange(n))
     still = {**priors(streams, keys), **given}

@@ -180,8 +180,10 @@ def encode(
     `sample(start=encode(...))` gives x back, as nearly as the steps of both are small (DDIM inversion; Song, Meng &
     Ermon 2021). given: {name: [B, *shape]} clean values of other streams. Any stream in neither is marginalised out.
     solver: one that can climb to t = 1, as Heun's can. floor: sigma / alpha where it begins, small beside the finest
-    structure of x, but no smaller than a network has learnt. Raises ValueError if a stream in x has no flow.
+    structure of x, but no smaller than a network has learnt. Raises ValueError if a stream in x has no flow, or if
+    one that is named does not exist.
     """
+    check_names(given or {}, streams, "given: the stream")
     keys = example_keys(domain(key, "encode"), jnp.arange(len(next(iter(x.values())))))
     return climb(predict, streams, keys, x, given or {}, steps, solver, guidance, floor)
 
@@ -218,6 +220,8 @@ def rising(process: Gaussian, u, floor: float = FLOOR):
 
 def flowing(streams: Streams, names: Iterable[str]) -> dict[str, Gaussian]:
     """The processes of these streams. Raises ValueError if one has no flow: it is masked, given, or drawn in turns."""
+    names = list(names)
+    check_names(names, streams, "x: the stream")
     turns = generation_order(streams)
     found = {name: process for name in names if isinstance(process := streams[name].process, Gaussian)}
     without = [name for name in names if name not in found or streams[name].head is None or turns[name].ndim]
