@@ -114,8 +114,8 @@ TABLE: dict[str, list[tuple[str, str, str]]] = {
     "parallel/mesh.py": [
         ('(None, "fsdp", "tensor")', '(None, "tensor", "fsdp")', "step"),
         ('(None, "tensor", "fsdp")', '(None, "fsdp", "tensor")', "mesh"),
-        ('kernel$", ("fsdp", "tensor")', 'kernel$", (None, "tensor")', "partitioning"),
-        ('(kernel|embedding)$", (None, "fsdp")', '(kernel|embedding)$", ("fsdp", "tensor")', "partitioning"),
+        ('kernel$", ("fsdp", "tensor")', 'kernel$", (None, "tensor")', "mesh"),
+        ('(kernel|embedding)$", (None, "fsdp")', '(kernel|embedding)$", ("fsdp", "tensor")', "mesh"),
         ("jax.lax.with_sharding_constraint(x, P(*axes))", "x", "partitioning"),
         ("if shares[axis] > most:", "if shares[axis] > 2:", "partitioning"),
         ("parts % n == 0 and", "", "partitioning"),

@@ -64,6 +64,20 @@ def test_each_matrix_of_the_blocks_is_split_along_the_residual_path_alone(block,
 
 
 @every_block
+@pytest.mark.parametrize("axes", [{"fsdp": 4}, {"data": 4, "fsdp": 2}])
+def test_each_matrix_around_the_blocks_is_split_once(block, axes):
+    """Tables and what embeds or reads tokens along what they give, and all others along what they take."""
+    found = set()
+    for path, parts in pieces(state(block).params, **axes).items():
+        if "blocks/" not in path and path.endswith(("kernel", "embedding")):
+            name = path.split("/")[1]
+            assert parts == ((1, axes["fsdp"]) if name.endswith(("_embed", "_head")) else (axes["fsdp"], 1)), path
+            found.add(name)
+    tokens = {f"{name}_head" for name, stream in STREAMS[block].items() if stream.head is not None}
+    assert found > {*tokens, *(f"{name}_embed" for name in STREAMS[block]), "level_embed", "final_modulation"}
+
+
+@every_block
 def test_what_is_added_is_whole(block):
     """Biases, offsets and counts are small, and every device needs all of them."""
     whole = {
