@@ -7,8 +7,9 @@ names a file, a text that is in it once, what takes its place, and the test file
 survives asks for a test; a row whose text is not there any more asks for another text. It is part of no other command,
 because it takes hours: run it after a change of the tests, with --only for the rows of a file.
 
-Every job has a copy of the tree, so nothing here is touched. The tests are run without a mutant first: what fails then
-shows nothing. The exit status is 1 if less than 95 % of the mutants die, or if a row cannot be applied.
+Every job has a copy of the tree, so nothing here is touched. Tests that are heavy are left out, and the others are run
+without a mutant first: what fails then shows nothing. The exit status is 1 if less than 95 % of the mutants die, or if
+a row cannot be applied.
 """
 
 import argparse
@@ -117,8 +118,8 @@ TABLE: dict[str, list[tuple[str, str, str]]] = {
         ('kernel$", ("fsdp", "tensor")', 'kernel$", (None, "tensor")', "mesh"),
         ('(kernel|embedding)$", (None, "fsdp")', '(kernel|embedding)$", ("fsdp", "tensor")', "mesh"),
         ("jax.lax.with_sharding_constraint(x, P(*axes))", "x", "partitioning"),
-        ("if shares[axis] > most:", "if shares[axis] > 2:", "partitioning"),
-        ("parts % n == 0 and", "", "partitioning"),
+        ("if shares[axis] > most:", "if shares[axis] > 2:", "mesh"),
+        ("parts % n == 0 and", "", "mesh"),
         ('ROWS = ("data", "fsdp")', 'ROWS = ("data",)', "updates"),
         ('mesh.shape["data"] * mesh.shape["fsdp"]', 'mesh.shape["data"]', "updates draw"),
     ],
@@ -386,7 +387,8 @@ class Copy:
 
     def test(self, names: tuple[str, ...]) -> tuple[int | None, str]:
         """(pytest's exit status, or None if it took too long; the end of what it said)."""
-        command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-n", "0", *names]
+        how = ["-x", "-q", "-p", "no:cacheprovider", "-n", "0", "-m", "not heavy"]
+        command = [sys.executable, "-m", "pytest", *how, *names]
         compiled = {"JAX_COMPILATION_CACHE_DIR": str(self.compiled), "PYTHONDONTWRITEBYTECODE": "1"}
         try:
             done = subprocess.run(
