@@ -157,7 +157,7 @@ TABLE: dict[str, list[tuple[str, str, str]]] = {
         ("(alpha * prediction - p * z) / det", "(alpha * prediction + p * z) / det", "gaussian"),
         ("1 / self.clamp", "self.clamp", "gaussian objective"),
         ("jnp.where(t > 0, gain, 0.0)", "gain", "gaussian"),
-        ("return 1000.0 * t - 1", "return 1000.0 * t", "ddpm"),
+        ("return 1000.0 * t - 1", "return 1000.0 * t", "gaussian"),
     ],
     "diffusion/ddpm.py": [
         ("f * jnp.log(beta) + (1 - f)", "(1 - f) * jnp.log(beta) + f", "ddpm"),
