@@ -113,7 +113,7 @@ TABLE: dict[str, list[tuple[str, str, str]]] = {
         ("self._since += time.monotonic() - begin", "pass", "metrics"),
     ],
     "parallel/mesh.py": [
-        ('(None, "fsdp", "tensor")', '(None, "tensor", "fsdp")', "step"),
+        ('(None, "fsdp", "tensor")', '(None, "tensor", "fsdp")', "mesh"),
         ('(None, "tensor", "fsdp")', '(None, "fsdp", "tensor")', "mesh"),
         ('kernel$", ("fsdp", "tensor")', 'kernel$", (None, "tensor")', "mesh"),
         ('(kernel|embedding)$", (None, "fsdp")', '(kernel|embedding)$", ("fsdp", "tensor")', "mesh"),
