@@ -34,6 +34,10 @@ def level(n):
     return jnp.asarray((np.asarray(n) + 1) / 1000)
 
 
+def test_the_network_is_told_the_papers_timestep():
+    np.testing.assert_allclose(DDPM().told(level([0, 1, 500, 999])), [0, 1, 500, 999], atol=1e-9)
+
+
 def test_corrupt_is_the_papers_forward_process():
     n, x = np.array([0, 1, 500, 999]), np.clip(draw(4, 3, 2), -1, 1)
     z, target = DDPM().corrupt(keys(4), jnp.asarray(x), level(n))

@@ -271,6 +271,18 @@ def test_parameter_counts_are_those_published(size, patch):
     assert found == COUNTS[size] + of_patch(patch) - of_patch(2)
 
 
+@pytest.mark.parametrize(("width", "ratio", "hidden"), [(96, 4.0, 256), (72, 4.0, 192), (60, 4.0, 192), (96, 2.0, 128)])
+def test_a_modern_block_has_two_thirds_of_the_hidden_width_in_tiles_and_no_biases(width, ratio, hidden):
+    """Three matrices of the MLP for two, with a hidden width of ratio * width * 2 / 3 up to a multiple of 64."""
+    model = dj.DiT(STREAMS, width=width, depth=2, heads=2, mlp_ratio=ratio, block=MODERN)
+    blocks = jax.eval_shape(model.init, jax.random.key(0))["params"]["blocks"]
+    assert jax.tree.map(lambda leaf: leaf.shape, blocks) == {
+        "attention": {"qkv": {"kernel": (2, width, 3 * width)}, "out": {"kernel": (2, width, width)}},
+        "mlp": {"in": {"kernel": (2, width, 2 * hidden)}, "out": {"kernel": (2, hidden, width)}},
+        "modulation": (2, 6 * width),
+    }
+
+
 # One program, however it is run ---------------------------------------------------------------------------------------
 
 
@@ -436,6 +448,19 @@ def test_a_group_is_modulated_by_its_own_level():
     levels = jnp.repeat(t["image"][:, None], 2, axis=1)
     a, b = (apply(model, params, x, {**t, "image": level})["image"] for level in (levels, levels.at[:, 1].add(0.1)))
     np.testing.assert_array_equal(np.any(a != b, axis=(0, 2, 3)), [False, False, True, True])
+
+
+def test_streams_with_weights_of_their_own_have_an_offset_each_in_the_order_of_their_names():
+    """It is added to what every level of the stream, of all groups, has said."""
+    model, params = network("sound", "image", "label", block=dataclasses.replace(MODERN, experts="streams"))
+    x, t = sample_of(model.streams)
+    t["image"] = jnp.stack([t["image"], t["sound"]], axis=1)
+    ((_, condition, *_), _) = around_the_blocks(model, params, x, t)
+    offset = params["params"]["level_offset"]
+    plain = {"params": params["params"] | {"level_offset": jnp.zeros_like(offset)}}
+    ((_, without, *_), _) = around_the_blocks(model, plain, x, t)
+    image, sound = offset
+    np.testing.assert_allclose(condition - without, np.stack([[sound, image, image]] * 4), rtol=1e-4, atol=1e-5)
 
 
 @every_block

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dit_jax.diffusion.gaussian import PREDICTIONS, Gaussian, edm, noise, velocity, x
+from dit_jax.diffusion.gaussian import CLOCKS, PREDICTIONS, Gaussian, edm, noise, velocity, x
 from dit_jax.diffusion.keys import example_keys
 from dit_jax.diffusion.schedules import SCHEDULES
 
@@ -154,6 +154,25 @@ def test_a_sampler_can_start_at_the_top(schedule, prediction):
     assert (process.top < 1) == (prediction is noise and gone)  # noise alone says nothing about x where x is gone
     found = process.split(draw(2, 3), draw(2, 3, seed=1), jnp.full(2, process.top))
     assert np.all(np.isfinite(found))
+
+
+# What a network is told after n steps of a thousand, of (n, alpha, sigma).
+TOLD = {
+    "thousandth": lambda n, a, s: n,
+    "timestep": lambda n, a, s: n - 1,
+    "reversed_unit": lambda n, a, s: 1 - n / 1000,
+    "quarter_log": lambda n, a, s: np.clip(np.log(s / a) / 4, -5, 5),
+}
+
+
+@every_schedule
+@pytest.mark.parametrize("clock", CLOCKS)
+def test_a_network_is_told_the_level_as_its_paper_counts(schedule, clock):
+    """Also at both ends, and each group its own."""
+    n = np.array([[0, 1], [2, 500], [999, 1000]])
+    with np.errstate(divide="ignore"):
+        wanted = TOLD[clock](n, *map(np.array, schedule(jnp.asarray(n / 1000))))
+    np.testing.assert_allclose(Gaussian(schedule, clock=CLOCKS[clock]).told(jnp.asarray(n / 1000)), wanted, atol=1e-9)
 
 
 def test_top_is_known_inside_a_jitted_function():

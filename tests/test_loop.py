@@ -21,7 +21,7 @@ from dit_jax.evaluation.draw import draw, gather
 from dit_jax.evaluation.sheet import sheet
 from dit_jax.network.layers import PUBLISHED
 from dit_jax.parallel.mesh import make_mesh
-from dit_jax.training import loop
+from dit_jax.training import loop, metrics
 from dit_jax.training.loop import interruptible, train
 
 pytestmark = pytest.mark.usefixtures("quick")
@@ -130,6 +130,21 @@ def test_looking_does_not_change_what_is_trained(trained, alone, tmp_path):
     assert not [*tmp_path.glob("*.png")] and saved(tmp_path) == {"7"}
     for item in ("params", "ema", "opt"):
         jax.tree.map(np.testing.assert_array_equal, arrays(trained, 7, item), arrays(tmp_path, 7, item))
+
+
+def test_looking_takes_no_time_of_training(alone, monkeypatch, tmp_path):
+    """An update takes a second here, but for the first one, which begins the time; a look takes an hour."""
+    monkeypatch.setattr(metrics, "time", types.SimpleNamespace(monotonic=lambda: now[0]))
+    now, add = [1000.0], loop.Meter.add
+
+    def later(seconds):
+        now[0] += seconds
+
+    monkeypatch.setattr(loop.Meter, "add", lambda self, values: (later(1), add(self, values)))
+    monkeypatch.setattr(loop, "sheet", lambda streams, drawn: later(3600))
+    train(small(), tmp_path)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert now == [1000 + 7 + 2 * 3600] and [line["steps_per_second"] for line in lines] == [1, 1]
 
 
 def test_a_signal_ends_training_with_the_update_that_is_under_way_and_saves_it(alone, monkeypatch, tmp_path):

@@ -2,16 +2,18 @@
 
 import collections
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import NamedSharding
+from jax.sharding import AbstractMesh, NamedSharding
 
 import dit_jax as dj
+from dit_jax.network.dit import SIZES
 from dit_jax.network.layers import MODERN, PUBLISHED
-from dit_jax.parallel.mesh import AXES, BATCH, batch_devices, make_mesh, shardings
+from dit_jax.parallel.mesh import AXES, BATCH, batch_devices, check_division, make_mesh, shardings
 from dit_jax.training.optimizer import make_optimizer
 from dit_jax.training.step import make_init
 
@@ -61,6 +63,20 @@ def test_each_matrix_of_the_blocks_is_split_along_the_residual_path_alone(block,
             found[kind(path)] += 1
     assert {"qkv", "in", "out"} <= found.keys() <= ALONG.keys()
     assert ("modulation" in found) == (BLOCKS[block].modulation == "own")
+
+
+@every_block
+@pytest.mark.parametrize("axes", [{"fsdp": 4}, {"data": 4, "fsdp": 2}])
+def test_each_matrix_around_the_blocks_is_split_once(block, axes):
+    """Tables and what embeds or reads tokens along what they give, and all others along what they take."""
+    found = set()
+    for path, parts in pieces(state(block).params, **axes).items():
+        if "blocks/" not in path and path.endswith(("kernel", "embedding")):
+            name = path.split("/")[1]
+            assert parts == ((1, axes["fsdp"]) if name.endswith(("_embed", "_head")) else (axes["fsdp"], 1)), path
+            found.add(name)
+    tokens = {f"{name}_head" for name, stream in STREAMS[block].items() if stream.head is not None}
+    assert found > {*tokens, *(f"{name}_embed" for name in STREAMS[block]), "level_embed", "final_modulation"}
 
 
 @every_block
@@ -160,3 +176,28 @@ def test_a_batch_is_dealt_out_to_all_devices_each_row_once(axes):
     held = [np.asarray(shard.data).tolist() for shard in rows.addressable_shards]
     assert {len(part) for part in held} == {16 // batch_devices(mesh)} == {2}
     assert sorted(row for part in held for row in part) == [*range(16)]
+
+
+@pytest.mark.parametrize(("fsdp", "most"), [(2, 0.0), (8, 0.0), (16, 0.0), (128, 1e-4)])
+def test_an_axis_that_divides_leaves_little_whole(fsdp, most):
+    """Of DiT-XL/2, whose width is 1152 = 9 x 128: biases and what else no rule splits are not counted."""
+    assert check_division(published("XL"), AbstractMesh((1, fsdp, 1, 1), AXES))["fsdp"] <= most
+
+
+def test_an_axis_that_does_not_divide_is_an_error_that_says_what_would():
+    with pytest.raises(ValueError, match=r"parallel.fsdp = 256 leaves 100% of the parameters whole .*; 128 does"):
+        check_division(published("XL"), AbstractMesh((1, 256, 1, 1), AXES))
+
+
+def test_what_stays_whole_is_a_share_of_all():
+    """A narrow table beside two products, by hand."""
+    tree = {"label_embed": {"embedding": np.zeros((5, 6))}, "x": {"kernel": np.zeros((8, 8))}, "bias": np.zeros(6)}
+    assert check_division(tree, AbstractMesh((1, 4, 1, 1), AXES), most=0.5) == {"fsdp": 30 / 100}
+    assert check_division(tree, AbstractMesh((4, 1, 1, 1), AXES)) == {"data": 0.0}
+
+
+@functools.cache
+def published(size: str):
+    streams = {"image": dj.streams.image((32, 32, 4), patch=2), "label": dj.streams.label(1000)}
+    width, depth, heads = SIZES[size]
+    return jax.eval_shape(dj.DiT(streams, width=width, depth=depth, heads=heads).init, jax.random.key(0))

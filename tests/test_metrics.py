@@ -84,21 +84,23 @@ def test_the_update_that_compiles_belongs_to_no_rate(monkeypatch):
     assert meter.means()["steps_per_second"] == 0.25
 
 
-def test_a_pause_is_no_training(monkeypatch):
-    """But for the updates that were still being computed when it began."""
-    clock, meter = Clock(monkeypatch), Meter(6, 100, None)
+def test_a_pause_belongs_to_no_rate_and_the_updates_that_it_waits_for_do(monkeypatch):
+    clock, meter = Clock(monkeypatch), Meter(batch_size=6, flops=100, peak=None)
+    meter.add(update())
     meter.add(update())
 
     def computed(x):
-        clock.now += 3
+        clock.now += 4
         return x
 
-    clock.now += 1
-    meter.add(update())
     monkeypatch.setattr(jax, "block_until_ready", computed)
-    with meter.paused():
-        clock.now += 500
-    assert meter.means()["steps_per_second"] == 0.25
+    for seconds in (60, 600):
+        with meter.paused():
+            clock.now += seconds
+    assert meter.means()["steps_per_second"] == 1 / 8
+    clock.now += 2
+    meter.add(update())
+    assert meter.means()["steps_per_second"] == 1 / 2
 
 
 def test_a_share_of_the_peak_is_told_only_where_the_peak_is_known(monkeypatch):

@@ -12,13 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from jax.sharding import AbstractMesh, AxisType, NamedSharding
+from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import dit_jax as dj
-from dit_jax.network.dit import SIZES
 from dit_jax.network.layers import MODERN, PUBLISHED
-from dit_jax.parallel.mesh import AXES, BATCH, check_division, make_mesh
+from dit_jax.parallel.mesh import BATCH, make_mesh
 from dit_jax.parallel.modes import MODES
 from dit_jax.training.optimizer import make_optimizer
 from dit_jax.training.step import State, make_init, make_step
@@ -147,28 +146,3 @@ def test_fully_sharded_is_data_parallel_that_gathers_a_layer_at_a_time(optimizer
     assert max(size for _, size in moved(sharded)) <= largest < activations / 4
     gathered = {size for kind, size in moved(sharded) if kind == "all-gather"}
     assert kernels <= gathered, "a layer's weights are gathered to be used"
-
-
-@pytest.mark.parametrize(("fsdp", "most"), [(2, 0.0), (8, 0.0), (16, 0.0), (128, 1e-4)])
-def test_an_axis_that_divides_leaves_little_whole(fsdp, most):
-    """Of DiT-XL/2, whose width is 1152 = 9 x 128: biases and what else no rule splits are not counted."""
-    assert check_division(published("XL"), AbstractMesh((1, fsdp, 1, 1), AXES))["fsdp"] <= most
-
-
-def test_an_axis_that_does_not_divide_is_an_error_that_says_what_would():
-    with pytest.raises(ValueError, match=r"parallel.fsdp = 256 leaves 100% of the parameters whole .*; 128 does"):
-        check_division(published("XL"), AbstractMesh((1, 256, 1, 1), AXES))
-
-
-def test_what_stays_whole_is_a_share_of_all():
-    """A narrow table beside two products, by hand."""
-    tree = {"label_embed": {"embedding": np.zeros((5, 6))}, "x": {"kernel": np.zeros((8, 8))}, "bias": np.zeros(6)}
-    assert check_division(tree, AbstractMesh((1, 4, 1, 1), AXES), most=0.5) == {"fsdp": 30 / 100}
-    assert check_division(tree, AbstractMesh((4, 1, 1, 1), AXES)) == {"data": 0.0}
-
-
-@functools.cache
-def published(size: str):
-    streams = {"image": dj.streams.image((32, 32, 4), patch=2), "label": dj.streams.label(1000)}
-    width, depth, heads = SIZES[size]
-    return jax.eval_shape(dj.DiT(streams, width=width, depth=depth, heads=heads).init, jax.random.key(0))

@@ -21,13 +21,14 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+from jax.interpreters.partial_eval import dce_jaxpr
 from PIL import Image
 
 from dit_jax.config import PROCESSES, SECTIONS, STREAMS, build, default, stream
 from dit_jax.diffusion.levels import LEVELS
 from dit_jax.evaluation.draw import draw
 from dit_jax.parallel.mesh import make_mesh
-from dit_jax.parallel.modes import MODES
+from dit_jax.parallel.modes import MODES, Mode
 from dit_jax.run import Run
 from dit_jax.training import loop
 
@@ -51,6 +52,7 @@ MEAN = {"image": {**IMAGE, "process": "gaussian(prediction='velocity')"}, "span"
 GUIDED = {"sample": {"given": ["label=1"], "guidance": 3.0, "steps": 4}}
 PICTURES = "FOLDER_OF_PICTURES"
 EVERY = {"checkpoint": {"every": 1, "keep": 3}}
+LOOK = {"sample": {"every": 3}}
 
 BASES: dict[str, dict] = {
     "digits": {"streams": {"image": IMAGE, "label": LABEL}},
@@ -113,9 +115,10 @@ def trained(config: str) -> dict[str, Any]:
         }
 
 
-def started(config: dict, look: Callable, count: int = 1, **instead: Callable) -> Any:
+def started(config: dict, look: Callable, count: int = 1, born: bool = False) -> Any:
     """look(step, state, batch, rows) at the first update of a run, which is not made: `step` is what would have been
-    compiled, and the others are what it would have been called with. instead: of parts of the mode."""
+    compiled, and the others are what it would have been called with. The state is one of shapes and of where they
+    would lie, which need not be compiled, if it is not `born`."""
 
     def stop(step: Callable) -> Callable:
         def stopped(*arguments):
@@ -124,10 +127,15 @@ def started(config: dict, look: Callable, count: int = 1, **instead: Callable) -
 
         return stopped
 
+    def stopping(mode: Mode) -> Mode:
+        unborn = {} if born else {"create": lambda init, key: mode.abstract(init), "adopt": lambda state: state}
+        return mode._replace(compile=stop, **unborn)
+
     seen: list[Any] = []
     with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder, devices(count):
         for name, mode in MODES.items():
-            patch.setitem(MODES, name, lambda mesh, mode=mode: mode(mesh)._replace(compile=stop, **instead))
+            patch.setitem(MODES, name, lambda mesh, mode=mode: stopping(mode(mesh)))
+        patch.setattr(loop, "_flops", lambda run: 0)  # of no update is any time told
         with contextlib.suppress(Stopped):
             loop.train(build(config), Path(folder) / "run")
     return seen[0]
@@ -168,20 +176,18 @@ def pictures(config: dict) -> Any:
     return trained(json.dumps(config))["pictures"]
 
 
-ABSTRACT = {"create": jax.eval_shape}  # a state of which nothing but shapes is asked need not be compiled
-
-
 def program(config: dict) -> Any:
-    """The whole update as JAX has it, with the constants in it."""
+    """The whole update as JAX has it, with the constants in it and without what is computed in vain."""
 
     def look(step: Callable, *arguments) -> Any:
-        jaxpr = jax.make_jaxpr(step)(*arguments)
+        whole = jax.make_jaxpr(step)(*arguments)
+        jaxpr, _ = dce_jaxpr(whole.jaxpr, True)
         plain = [
-            jax.random.key_data(x) if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key) else x for x in jaxpr.consts
+            jax.random.key_data(x) if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key) else x for x in whole.consts
         ]
         return re.sub("0x[0-9a-f]+", "", str(jaxpr)), [np.asarray(x).tobytes() for x in plain]
 
-    return started(config, look, **ABSTRACT)
+    return started(config, look)
 
 
 def noise(config: dict) -> Any:
@@ -194,17 +200,17 @@ def shapes(config: dict) -> Any:
     look = lambda step, state, batch, rows: [
         (jax.tree_util.keystr(k), x.shape) for k, x in jax.tree.leaves_with_path(state)
     ]
-    return started(config, look, **ABSTRACT)
+    return started(config, look)
 
 
 def begun(config: dict) -> Any:
     """The state before the first update."""
-    return started(config, lambda step, state, batch, rows: leaves(state))
+    return started(config, lambda step, state, batch, rows: leaves(state), born=True)
 
 
 def fed(config: dict) -> Any:
     """The first batch."""
-    return started(config, lambda step, state, batch, rows: leaves(batch), **ABSTRACT)
+    return started(config, lambda step, state, batch, rows: leaves(batch))
 
 
 def layout(config: dict) -> Any:
@@ -224,7 +230,7 @@ def threads(config: dict) -> Any:
     asked, options = [], grain.ReadOptions
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(grain, "ReadOptions", lambda **how: asked.append(how["num_threads"]) or options(**how))
-        started(config, lambda *_: None, **ABSTRACT)
+        started(config, lambda *_: None)
     return asked
 
 
@@ -295,11 +301,11 @@ WIRES: dict[str, list[Row]] = {
     "model.weights": [Row(shapes, "digits", "learned"), Row(moved, "digits", "learned", EVERY)],
     "data.name": [Row(parameters, "digits", PICTURES)],
     "data.dir": [Row(refused, "digits", "/nowhere/else", {"data": {"name": "kjv", "dir": "/nowhere"}})],
-    "data.batch_size": [Row(parameters, "digits", 8)],
-    "data.augment": [Row(parameters, "digits", "flip")],
+    "data.batch_size": [Row(program, "digits", 8)],
+    "data.augment": [Row(fed, "digits", "flip")],
     "data.threads": [Row(threads, "digits", 3)],
-    "optimizer.name": [Row(parameters, "digits", "muon")],
-    "optimizer.learning_rate": [Row(parameters, "digits", 0.02)],
+    "optimizer.name": [Row(program, "digits", "muon")],
+    "optimizer.learning_rate": [Row(program, "digits", 0.02)],
     "optimizer.warmup": [Row(program, "digits", 2)],
     "optimizer.decay": [Row(program, "digits", "linear"), Row(program, "digits", "cosine", FLAT)],
     "optimizer.decay_steps": [Row(program, "digits", 1, FLAT)],
@@ -308,16 +314,13 @@ WIRES: dict[str, list[Row]] = {
         Row(program, "digits", 0.5),
         Row(program, "digits", 0.5, {"optimizer": {"name": "muon"}}),
     ],
-    "optimizer.b1": [Row(parameters, "digits", 0.5), Row(program, "digits", 0.5, {"optimizer": {"name": "muon"}})],
+    "optimizer.b1": [Row(program, "digits", 0.5), Row(program, "digits", 0.5, {"optimizer": {"name": "muon"}})],
     "optimizer.b2": [Row(program, "digits", 0.5), Row(program, "digits", 0.5, {"optimizer": {"name": "muon"}})],
     "train.steps": [Row(files, "digits", 2), Row(program, "digits", 4, FLAT)],
-    "train.objective": [Row(parameters, "mean", "meanflow"), Row(program, "mean", "improved_meanflow")],
-    "train.levels": [Row(parameters, "joint", "corners")],
+    "train.objective": [Row(program, "mean", "meanflow"), Row(program, "mean", "improved_meanflow")],
+    "train.levels": [Row(program, "joint", "corners")],
     "train.seed": [Row(begun, "digits", 1), Row(fed, "digits", 1), Row(noise, "digits", 1)],
-    "train.ema": [
-        Row(averages, "digits", 0.05),
-        Row(pictures, "digits", 0.05, {"sample": {"every": 3}, "optimizer": {"learning_rate": 0.3}}),
-    ],
+    "train.ema": [Row(averages, "digits", 0.05, LOOK), Row(pictures, "digits", 0.05, LOOK)],
     "train.accumulation": [Row(program, "digits", 2)],
     "train.log_every": [Row(files, "digits", 1)],
     "checkpoint.every": [Row(files, "digits", 2)],
@@ -328,7 +331,7 @@ WIRES: dict[str, list[Row]] = {
     "parallel.context": [Row(layout, "digits", 2, {"data": {"batch_size": 8}})],
     "parallel.tensor": [Row(layout, "digits", 2, {"data": {"batch_size": 8}})],
     "sample.every": [Row(files, "digits", 2)],
-    "sample.num": [Row(kinds, "digits", 3), Row(pictures, "digits", 5, {"sample": {"every": 3}})],
+    "sample.num": [Row(kinds, "digits", 3), Row(pictures, "digits", 5, LOOK)],
     "sample.given": [Row(drawn, "digits", ["label=2"], {"sample": {"given": ["label=1"]}})],
     "sample.guidance": [Row(drawn, "digits", 1.5, GUIDED)],
     "sample.interval": [Row(drawn, "digits", [0.0, 0.6], GUIDED), Row(drawn, "digits", [0.6, 1.0], GUIDED)],
@@ -364,7 +367,7 @@ WIRES: dict[str, list[Row]] = {
     "streams.label.classes": [Row(shapes, "digits", 5)],
     "streams.label.dropout_rate": [Row(program, "digits", 0.5)],
     "streams.past.of": [Row(program, "blocks", "other")],
-    "streams.span.rate": [Row(program, "mean", 0.5)],
+    "streams.span.rate": [Row(program, "mean", 0.5, {"train": {"objective": "meanflow"}})],
     "streams.text.length": [Row(fed, "text", 16)],
     "streams.text.vocabulary": [Row(shapes, "text", 17)],
     "streams.text.levels": [Row(program, "text", "logit_normal()")],
