@@ -296,6 +296,7 @@ def test_sampling_leaves_alone_what_training_is_writing(straight, tmp_path):
         writing.rmdir()
 
 
+@pytest.mark.heavy
 def test_pictures_become_latents_and_latents_pictures(tmp_path):
     """Encode a folder, train on it, draw, decode; latents of another VAE are refused."""
     photograph = load_sample_image("china.jpg")

@@ -18,6 +18,7 @@ from dit_jax.training.loop import train
 pytestmark = pytest.mark.usefixtures("quick", "alone")
 
 CONFIGS = sorted(path.stem for path in (Path(__file__).parent.parent / "configs").glob("*.py"))
+LIKE_OTHERS = {"audio_digits_lengths", "audio_drums", "joint_emoji", "text_kjv_bpe", "text_kjv_gpu", "video_emoji"}
 SMALL = {
     "model": {"width": 48, "depth": 1, "heads": 2},
     "data": {"name": "synthetic", "batch_size": 8},
@@ -43,7 +44,9 @@ def parameters(workdir: Path, step: int):
     return ocp.StandardCheckpointer().restore(workdir / "checkpoints" / str(step) / "params")
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.heavy] * (name in LIKE_OTHERS)) for name in CONFIGS]
+)
 def test_it_trains_resumes_draws_and_shows(name, tmp_path):
     train(small(name, 3), tmp_path / "straight")
     train(small(name, 2), tmp_path / "stopped")

@@ -144,6 +144,7 @@ assert "tensorflow_datasets" in sys.modules and "tensorflow" not in sys.modules
 # ---- Fashion-MNIST ----
 
 
+@pytest.mark.heavy
 def test_fashion_mnist_equals_its_files(data_dir, capsys, tmp_path):
     try:
         files = packages.debian(fashion_mnist.PACKAGE, tmp_path) / fashion_mnist.FILES

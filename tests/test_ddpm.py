@@ -35,7 +35,7 @@ def level(n):
 
 
 def test_the_network_is_told_the_papers_timestep():
-    np.testing.assert_allclose(DDPM().told(level([0, 1, 500, 999])), [0, 1, 500, 999], atol=1e-9)
+    np.testing.assert_allclose(DDPM().time_input(level([0, 1, 500, 999])), [0, 1, 500, 999], atol=1e-9)
 
 
 def test_corrupt_is_the_papers_forward_process():

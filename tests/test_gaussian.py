@@ -172,7 +172,9 @@ def test_a_network_is_told_the_level_as_its_paper_counts(schedule, clock):
     n = np.array([[0, 1], [2, 500], [999, 1000]])
     with np.errstate(divide="ignore"):
         wanted = TOLD[clock](n, *map(np.array, schedule(jnp.asarray(n / 1000))))
-    np.testing.assert_allclose(Gaussian(schedule, clock=CLOCKS[clock]).told(jnp.asarray(n / 1000)), wanted, atol=1e-9)
+    np.testing.assert_allclose(
+        Gaussian(schedule, clock=CLOCKS[clock]).time_input(jnp.asarray(n / 1000)), wanted, atol=1e-9
+    )
 
 
 def test_top_is_known_inside_a_jitted_function():

@@ -239,6 +239,7 @@ def test_many_small_steps_draw_the_chain(rule):
     assert off(Masked(2, rule).move, 32) < 0.035
 
 
+@pytest.mark.heavy
 def test_tokens_too_rare_for_float32_are_drawn_as_often_as_they_are_due():
     """A million tokens of p = 4e-8 are due in 4 % of draws. Gumbel noise as JAX draws it by default ends at 15.9, and
     shows hardly any of them (Zheng et al. 2024)."""

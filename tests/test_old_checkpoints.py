@@ -58,7 +58,7 @@ def test_it_goes_on_as_it_would_have_gone_on(old):
         np.testing.assert_allclose(leaf, was, rtol=1e-4, atol=1e-5, err_msg=name)
     with open_reader(old) as reader:
         assert not keys_apart(reader)
-    config.train.steps = 1
+    config.train.steps = 3
     train(build(config), old / "new")
     with open_reader(old / "new") as reader:
         assert keys_apart(reader)

@@ -134,7 +134,9 @@ def moved(program) -> list[tuple[str, int]]:
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-@pytest.mark.parametrize("sizes", [(1, 8, 1, 1), (2, 4, 1, 1)], ids=name_of)
+@pytest.mark.parametrize(
+    "sizes", [(1, 8, 1, 1), pytest.param((2, 4, 1, 1), marks=pytest.mark.heavy)], ids=lambda sizes: name_of(sizes)
+)
 def test_fully_sharded_is_data_parallel_that_gathers_a_layer_at_a_time(optimizer, sizes):
     """Activations stay where their examples are: nothing larger than the largest kernel of one layer ever moves, though
     each of a batch's activations is 4 times that."""

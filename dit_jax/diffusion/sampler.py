@@ -88,8 +88,9 @@ def check_sample(
     check_names(prefix or {}, given, "prefix: the given stream")
     check_names(start or {}, able, "start: the stream")
     check_names(drawn, able, "drawn: the stream")
-    check_tokens(streams, given, "given")
-    check_tokens(streams, start or {}, "start", hidden=True)
+    whole = {name: value for name, value in given.items() if name not in (prefix or {})}
+    check_tokens(streams, whole, "given")
+    check_tokens(streams, {**given, **(start or {})}, "start", hidden=True)
     if steps < 1:
         raise ValueError(f"steps = {steps} should be at least 1")
 

@@ -92,7 +92,7 @@ class Plan(NamedTuple):
 
 
 def _static(how: Sample) -> Sample:
-    """What of it a program is compiled for: all but what the program takes as arguments."""
+    """What of it a program is compiled for: all but what is in a plan, or an argument of the program."""
     default = Sample()
     return dataclasses.replace(
         how,
@@ -101,6 +101,8 @@ def _static(how: Sample) -> Sample:
         seed=default.seed,
         batch=default.batch,
         given=default.given,
+        first=default.first,
+        drawn=default.drawn,
         guidance=default.guidance,
     )
 
