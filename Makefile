@@ -16,7 +16,7 @@ test: .venv/installed-dev
 	$(BIN)/python -m pytest -m 'not heavy'
 
 test-all: test .venv/installed-tpu
-	$(BIN)/python -m pytest -m heavy
+	$(BIN)/python -m pytest -m heavy --dist=load
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv

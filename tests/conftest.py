@@ -1,7 +1,11 @@
 """Every test runs on eight simulated CPU devices, so that one machine can check what many would do."""
 
 import os
+import pathlib
+import subprocess
+import sys
 import tempfile
+import textwrap
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["NPROC"] = (
@@ -14,6 +18,8 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
 
 import jax
 import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
 
 jax.config.update("jax_num_cpu_devices", 8)
 
@@ -31,3 +37,23 @@ def exact(quick):
     """The mathematics is checked in float64, and no array is broadcast against one of another rank."""
     with jax.enable_x64(True), jax.numpy_rank_promotion("raise"):
         yield
+
+
+@pytest.fixture
+def tpu():
+    """run(program) -> what it prints: Python in a process of its own, with TPU's compiler and `topology(name)`."""
+    compiler = ROOT / ".venv" / "tpu"
+    if not compiler.exists():
+        pytest.skip("the TPU compiler is not installed: make .venv/installed-tpu")
+    names = {"TPU_SKIP_MDS_QUERY": "1", "TPU_ACCELERATOR_TYPE": "v5litepod-8", "TPU_WORKER_HOSTNAMES": "localhost"}
+    names |= {"ALLOW_MULTIPLE_LIBTPU_LOAD": "1", "PYTHONPATH": f"{ROOT}:{compiler}"}
+    described = (
+        "from jax.experimental import topologies\ntopology = lambda name: topologies.get_topology_desc(name, 'tpu')\n"
+    )
+
+    def run(program: str, *arguments: str) -> str:
+        command = [sys.executable, "-c", described + textwrap.dedent(program), *arguments]
+        environment = {**os.environ, **names}
+        return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stdout
+
+    return run

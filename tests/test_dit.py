@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import json
 import os
-import pathlib
 import subprocess
 import sys
 
@@ -24,8 +23,6 @@ from dit_jax.network.dit import REMAT, SIZES, DiTBlock
 from dit_jax.network.layers import BLOCKS, CHOICES, MODERN, PUBLISHED, LevelEmbed, dot_product_attention
 from dit_jax.network.tokens import patchify, positions, sincos, unpatchify
 from dit_jax.training.flops import matmul_flops
-
-ROOT = pathlib.Path(__file__).parent.parent
 
 pytestmark = pytest.mark.usefixtures("quick")
 
@@ -615,34 +612,26 @@ def test_no_compiler_merges_what_rematerialisation_computes_again(remat, depth):
 
 @pytest.mark.heavy
 @pytest.mark.parametrize("unrolled", [False, True])
-def test_rematerialisation_saves_memory_in_a_loop_and_unrolled(unrolled):
+def test_rematerialisation_saves_memory_in_a_loop_and_unrolled(unrolled, tpu):
     """Temporaries as TPU's own compiler plans them: none > dots > full."""
-    program = """if True:
+    text = tpu(
+        """
         import json, sys
         import jax, jax.numpy as jnp
-        from jax.experimental import topologies
         from jax.sharding import SingleDeviceSharding
         from tests.test_dit import gradient_of
-        topology = topologies.get_topology_desc("v5e:2x2", "tpu")
-        place = SingleDeviceSharding(topology.devices[0])
-        found = []
+        one_chip, found = SingleDeviceSharding(topology("v5e:2x4").devices[0]), []
         for remat in ("none", "dots", "full"):
             options = {"width": 256, "depth": 2, "unroll": int(sys.argv[1]), "dtype": jnp.bfloat16}
             function, shapes = gradient_of(32, **options, remat=remat)
-            shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), shapes)
+            shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=one_chip), shapes)
             program = function.trace(*shapes).lower(lowering_platforms=("tpu",)).compile()
             found.append(program.memory_analysis().temp_size_in_bytes)
         print(json.dumps(found))
-        """
-    compiler = ROOT / ".venv" / "tpu"
-    if not compiler.exists():
-        pytest.skip("the TPU compiler is not installed: make .venv/installed-tpu")
-    names = {"TPU_SKIP_MDS_QUERY": "1", "TPU_ACCELERATOR_TYPE": "v5litepod-4", "TPU_WORKER_HOSTNAMES": "localhost"}
-    names |= {"ALLOW_MULTIPLE_LIBTPU_LOAD": "1", "PYTHONPATH": f"{ROOT}:{compiler}"}
-    environment = {**os.environ, **names}
-    command = [sys.executable, "-c", program, "2" if unrolled else "1"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment, check=True)
-    none, dots, full = json.loads(done.stdout.splitlines()[-1])
+        """,
+        "2" if unrolled else "1",
+    )
+    none, dots, full = json.loads(text.splitlines()[-1])
     assert none > 1.1 * dots > 1.2 * full
 
 

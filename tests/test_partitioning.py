@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from jax.sharding import AxisType, NamedSharding
+from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import dit_jax as dj
@@ -43,10 +43,18 @@ def gradients(case: str, sizes: tuple[int, ...]):
     """(loss, gradients) of one step of a network whose parameters are nowhere zero: gates that start at zero would hide
     what lies behind them."""
     streams, block = CASES[case]
-    model, optimizer = dj.DiT(streams, width=48, depth=2, heads=8, block=block), optax.sgd(1.0)
+    model, optimizer = dj.DiT(streams, width=48, depth=2, heads=8, block=block, weights="learned"), optax.sgd(1.0)
     mode = MODES["jit"](make_mesh(*sizes))
     init = make_init(model, optimizer)
-    step = make_step(model.apply, streams, optimizer, root=jax.random.key(1), batch_size=16, ema=0.9)
+    step = make_step(
+        model.apply,
+        streams,
+        optimizer,
+        root=jax.random.key(1),
+        batch_size=16,
+        ema=0.9,
+        uncertainty=lambda params, t: model.apply(params, t, method="uncertainty"),
+    )
     rng = np.random.default_rng(0)
     shapes = jax.eval_shape(init, jax.random.key(0))
     params = jax.tree.map(lambda leaf: np.float32(0.2 * rng.normal(size=leaf.shape)), shapes.params)
@@ -109,10 +117,13 @@ MOVES = r"= (.*?) (all-gather|all-reduce|reduce-scatter|collective-permute|all-t
 
 @functools.cache
 def program(optimizer: str, sizes: tuple[int, ...]):
+    return compiled(optimizer, make_mesh(*sizes))
+
+
+def compiled(optimizer: str, mesh: Mesh):
     """The compiled step of a network whose activations, of all the batch, are larger than a layer's weights."""
     streams = {"image": dj.streams.image((16, 16, 4), patch=2), "label": dj.streams.label(10)}
     model, optimizer = dj.DiT(streams, width=WIDTH, depth=3, heads=4), make_optimizer(100, name=optimizer)
-    mesh = make_mesh(*sizes)
     mode, rows = MODES["jit"](mesh), NamedSharding(mesh, BATCH)
     step = make_step(model.apply, streams, optimizer, root=jax.random.key(1), batch_size=64, ema=0.9)
     batch = {
@@ -148,3 +159,20 @@ def test_fully_sharded_is_data_parallel_that_gathers_a_layer_at_a_time(optimizer
     assert max(size for _, size in moved(sharded)) <= largest < activations / 4
     gathered = {size for kind, size in moved(sharded) if kind == "all-gather"}
     assert kernels <= gathered, "a layer's weights are gathered to be used"
+
+
+@pytest.mark.heavy
+def test_a_tpu_scatters_gradients_and_gathers_weights(tpu):
+    """By its own compiler, for eight chips: CPUs have no reduce-scatter, and sum all of a layer's gradients instead."""
+    text = tpu(
+        """
+        import numpy as np
+        from jax.sharding import AxisType, Mesh
+        from dit_jax.parallel.mesh import AXES
+        from tests.test_partitioning import compiled
+        devices = np.array(topology("v5e:2x4").devices).reshape(1, 8, 1, 1)
+        print(compiled("adamw", Mesh(devices, AXES, axis_types=(AxisType.Auto,) * 4)).as_text())
+        """
+    )
+    assert "reduce-scatter" in text or "all-reduce-scatter" in text
+    assert "all-gather" in text or "collective-permute" in text  # or a ring of products, which gathers on its way

@@ -65,10 +65,10 @@ def sample(
         schedule = grids.rows(streams, given, steps, shift, grid, prefix, now or drawn)
         return walk(predict, streams, keys, given, schedule, solver, guidance, start)
 
-    drawn_sample = in_turn(draw, given, first)
-    if not any(isinstance(x, jax.core.Tracer) for x in drawn_sample.values()) and next(_CALLS) == 2:
+    samples = in_turn(draw, given, first)
+    if not any(isinstance(x, jax.core.Tracer) for x in samples.values()) and next(_CALLS) == 2:
         warnings.warn("outside jax.jit every call of sample compiles anew: wrap it in a jitted function", stacklevel=2)
-    return drawn_sample
+    return samples
 
 
 _CALLS = itertools.count(1)  # of `sample`, outside jit

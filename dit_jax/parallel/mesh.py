@@ -18,7 +18,7 @@ BATCH = P(ROWS)
 RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     (r"blocks/.*(qkv|in|modulation)/kernel", (None, "fsdp", "tensor")),
     (r"blocks/.*out/kernel", (None, "tensor", "fsdp")),
-    (r"_(embed|head)/.*(kernel|embedding)$", (None, "fsdp")),
+    (r"(_embed|_head|expected_[^/]*)/.*(kernel|embedding)$", (None, "fsdp")),
     (r"kernel$", ("fsdp", "tensor")),
     (r"", ()),
 )
