@@ -68,12 +68,15 @@ def test_each_matrix_of_the_blocks_is_split_along_the_residual_path_alone(block,
 @every_block
 @pytest.mark.parametrize("axes", [{"fsdp": 4}, {"data": 4, "fsdp": 2}])
 def test_each_matrix_around_the_blocks_is_split_once(block, axes):
-    """Tables and what embeds or reads tokens along what they give, and all others along what they take."""
+    """Tables, what embeds or reads tokens and what expects a loss along what they give, but for the one number of an
+    expected loss; all others along what they take."""
     found = set()
     for path, parts in pieces(state(block).params, **axes).items():
         if "blocks/" not in path and path.endswith(("kernel", "embedding")):
             name = path.split("/")[1]
-            assert parts == ((1, axes["fsdp"]) if name.endswith(("_embed", "_head")) else (axes["fsdp"], 1)), path
+            gives = name.endswith(("_embed", "_head")) or name.startswith("expected_")
+            wanted = (1, axes["fsdp"]) if gives else (axes["fsdp"], 1)
+            assert parts == ((1, 1) if name.startswith("expected_") and path.count("/") == 3 else wanted), path
             found.add(name)
     tokens = {f"{name}_head" for name, stream in STREAMS[block].items() if stream.head is not None}
     assert found > {*tokens, *(f"{name}_embed" for name in STREAMS[block]), "level_embed", "final_modulation"}
