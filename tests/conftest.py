@@ -24,6 +24,11 @@ ROOT = pathlib.Path(__file__).parent.parent
 jax.config.update("jax_num_cpu_devices", 8)
 
 
+def pytest_collection_modifyitems(items):
+    """The file that takes longest comes first, so that no worker is left alone with it."""
+    items.sort(key=lambda item: item.path.name != "test_wiring.py")
+
+
 @pytest.fixture
 def quick():
     """Programs that run once are not worth optimising: compile in half the time."""

@@ -35,7 +35,7 @@ CASES = {
     "factorised": ({"clip": CLIP}, dataclasses.replace(MODERN, attention="factorised")),
 }
 EVERY = [sizes for sizes in itertools.product((1, 2, 4, 8), repeat=4) if math.prod(sizes) == 8]
-FEW = [(2, 2, 1, 2), (1, 2, 2, 2), (2, 1, 2, 2), (1, 8, 1, 1), (1, 1, 8, 1), (1, 1, 1, 8)]
+FEW = [(2, 2, 1, 2), (1, 2, 2, 2), (1, 8, 1, 1)]
 name_of = lambda sizes: "x".join(map(str, sizes))
 
 
