@@ -56,7 +56,7 @@ def _model(
     weights: str = "alike",
 ) -> DiT:
     choose(REMAT, remat, "model.remat")
-    choose(dict.fromkeys(WEIGHTS), weights, "model.weights")
+    choose(WEIGHTS, weights, "model.weights")
     choose(dict.fromkeys(CHOICES["attention"]), attention, "model.attention")
     choose(dict.fromkeys(CHOICES["experts"]), experts, "model.experts")
     if heads < 1 or width % heads:

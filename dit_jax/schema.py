@@ -7,7 +7,7 @@ import typing
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from dit_jax.names import nearest
+from dit_jax import names
 
 
 class ConfigError(ValueError):
@@ -66,14 +66,15 @@ def check_keys(section: Mapping, allowed: Iterable[str], path: str) -> None:
     allowed = list(allowed)
     for key in section:
         if key not in allowed:
-            raise ConfigError(f"{path}.{key} does not exist; {nearest(key, allowed)}")
+            raise ConfigError(f"{path}.{key} does not exist; {names.nearest(key, allowed)}")
 
 
 def choose(table: Mapping, name: Any, path: str) -> Any:
-    """The row of a table that an entry names."""
-    if name not in table:
-        raise ConfigError(f"{path} = {name!r} does not exist; {nearest(name, table)}")
-    return table[name]
+    """The row of a table that an entry names. Raises ConfigError if there is none."""
+    try:
+        return names.choose(table, name, path)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
 
 
 def typed(value: Any, wanted: Any, path: str) -> Any:
@@ -84,6 +85,6 @@ def typed(value: Any, wanted: Any, path: str) -> Any:
     if tuple in options and isinstance(value, list | tuple):
         return tuple(value)
     if not any(type(value) is option or (value is None and option is types.NoneType) for option in options):
-        names = " or ".join(getattr(option, "__name__", str(option)) for option in options)
-        raise ConfigError(f"{path} = {value!r} is a {type(value).__name__}, and has to be {names}")
+        kinds = " or ".join(getattr(option, "__name__", str(option)) for option in options)
+        raise ConfigError(f"{path} = {value!r} is a {type(value).__name__}, and has to be {kinds}")
     return value
