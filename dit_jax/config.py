@@ -6,7 +6,6 @@ the schema: unknown keys, missing keys and wrong types are errors that name the 
 """
 
 import dataclasses
-import inspect
 import json
 import types
 from collections.abc import Callable
@@ -28,12 +27,13 @@ from dit_jax.diffusion.schedules import SCHEDULES
 from dit_jax.diffusion.solvers import SOLVERS
 from dit_jax.diffusion.span import SPAN
 from dit_jax.diffusion.stream import Stream, Streams
+from dit_jax.names import ConfigError, choose
 from dit_jax.network.dit import REMAT, WEIGHTS, DiT
 from dit_jax.network.layers import BLOCKS, CHOICES
 from dit_jax.network.layout import frame_count
 from dit_jax.parallel.modes import MODES
 from dit_jax.run import Checkpoint, Data, Parallel, Run, Sample, Train
-from dit_jax.schema import ConfigError, call, call_text, check_keys, choose, defaults, optional, parameters
+from dit_jax.schema import call, called, check_keys, defaults, parameters
 from dit_jax.streams import audio, duration, image, label, past, span, text, video
 from dit_jax.streams.given import read_given
 from dit_jax.training.optimizer import make_optimizer
@@ -102,7 +102,7 @@ def _image(
     levels: str = "logit_normal(mean=0.8, std=0.8)",
     codec: str = "",
 ) -> Stream:
-    return image(shape, patch, call_text(process, PROCESSES, "process"), call_text(levels, LEVELS, "levels"), codec)
+    return image(shape, patch, called(process, PROCESSES, "process"), called(levels, LEVELS, "levels"), codec)
 
 
 def _video(
@@ -111,7 +111,7 @@ def _video(
     process: str = "gaussian()",
     levels: str = "logit_normal(mean=0.8, std=0.8)",
 ) -> Stream:
-    return video(shape, patch, call_text(process, PROCESSES, "process"), call_text(levels, LEVELS, "levels"))
+    return video(shape, patch, called(process, PROCESSES, "process"), called(levels, LEVELS, "levels"))
 
 
 def _audio(
@@ -122,9 +122,7 @@ def _audio(
     levels: str = "logit_normal(mean=0.8, std=0.8)",
     basis: str = "samples",
 ) -> Stream:
-    return audio(
-        length, patch, rate, call_text(process, PROCESSES, "process"), call_text(levels, LEVELS, "levels"), basis
-    )
+    return audio(length, patch, rate, called(process, PROCESSES, "process"), called(levels, LEVELS, "levels"), basis)
 
 
 def _text(
@@ -134,7 +132,7 @@ def _text(
     blocks: int = 1,
     merges: str = "",
 ) -> Stream:
-    return text(length, vocabulary, call_text(levels, LEVELS, "levels"), blocks, merges)
+    return text(length, vocabulary, called(levels, LEVELS, "levels"), blocks, merges)
 
 
 def _past(above: Streams, of: str = "text") -> Stream:
@@ -172,7 +170,10 @@ SECTIONS: dict[str, Callable[..., Any]] = {
 
 def default() -> ml_collections.ConfigDict:
     """All sections with their defaults, and no streams yet. Locked: only keys that exist can be set."""
-    sections = {name: {p.name: _field(p) for p in optional(function)} for name, function in SECTIONS.items()}
+    sections = {
+        name: {key: _field(value, parameters(function)[key].annotation) for key, value in defaults(function).items()}
+        for name, function in SECTIONS.items()
+    }
     config = ml_collections.ConfigDict({"streams": ml_collections.ConfigDict(), **sections})
     config.streams.unlock()
     return config.lock()
@@ -306,7 +307,7 @@ def _check_sampling(streams: Streams, options: Sample, drawn: list[str]):
         raise ConfigError(f"sample.{error}") from None
 
 
-def _field(parameter: inspect.Parameter) -> Any:
+def _field(default: Any, annotation: Any) -> Any:
     """A default in a ConfigDict, which takes values of another type only where it is told that there are several."""
-    several = isinstance(parameter.annotation, types.UnionType)
-    return ml_collections.FieldReference(parameter.default, field_type=object) if several else parameter.default
+    several = isinstance(annotation, types.UnionType)
+    return ml_collections.FieldReference(default, field_type=object) if several else default

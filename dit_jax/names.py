@@ -5,10 +5,14 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 
-def choose(table: Mapping[str, Any], name: Any, what: str) -> Any:
-    """table[name]. Raises ValueError, naming `what` was chosen, if the table has no such row."""
+class ConfigError(ValueError):
+    """A mistake in an option; its message begins with the option's key, and has its value and the fix."""
+
+
+def choose(table: Mapping[str, Any], name: Any, key: str) -> Any:
+    """table[name]. Raises ConfigError, naming the option `key`, if the table has no such row."""
     if name not in table:
-        raise ValueError(f"{what} = {name!r} does not exist; {nearest(name, table)}")
+        raise ConfigError(f"{key} = {name!r} does not exist; {nearest(name, table)}")
     return table[name]
 
 
@@ -22,5 +26,6 @@ def check_names(names: Iterable[str], known: Iterable[str], what: str) -> None:
 
 def nearest(name: object, known: Iterable[str]) -> str:
     """The end of an error about a name that does not exist: the one that was probably meant, or all there are."""
+    known = list(known)
     close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
     return f"did you mean {close[0]!r}?" if close else f"known are {', '.join(sorted(known))}"

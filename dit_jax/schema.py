@@ -1,17 +1,52 @@
-"""Signatures as the schema of configs: functions called with a section's entries, checked against their annotations."""
+"""Signatures as schemas: of the sections of a config, of the flags of a command, and of calls in a notebook.
+
+The annotation of an argument says what may stand there: a type and, by `typing.Annotated`, more:
+
+    depth: Annotated[int, Range(at_least=1)] = 12
+    solver: Annotated[str, SOLVERS] = "2m"              # the name of a row of a table
+    schedule: Annotated[Schedule, SCHEDULES] = rectified    # a row of a table, or its name
+    num: Annotated[int, Range(at_least=1), "how many samples"] = 64     # with a line for --help
+"""
 
 import ast
+import dataclasses
 import inspect
+import math
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
-from dit_jax import names
+from dit_jax.names import ConfigError, choose, nearest
+
+Row = TypeVar("Row")
 
 
-class ConfigError(ValueError):
-    """A mistake in a configuration, with the key, the value and the fix in its message."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Range:
+    """The numbers that an option may have. What is not a number is in none."""
+
+    at_least: float | None = None
+    above: float | None = None
+    at_most: float | None = None
+    below: float | None = None
+    or_infinite: bool = False
+
+    def __contains__(self, value: float) -> bool:
+        if math.isinf(value):
+            return self.or_infinite and value > 0
+        return (
+            not math.isnan(value)
+            and (self.at_least is None or value >= self.at_least)
+            and (self.above is None or value > self.above)
+            and (self.at_most is None or value <= self.at_most)
+            and (self.below is None or value < self.below)
+        )
+
+    def __str__(self) -> str:
+        bounds = {"at least": self.at_least, "above": self.above, "at most": self.at_most, "below": self.below}
+        words = [f"{word} {bound}" for word, bound in bounds.items() if bound is not None] or ["finite"]
+        return " and ".join(words) + (", or inf" if self.or_infinite else "")
 
 
 def parameters(function: Callable) -> dict[str, inspect.Parameter]:
@@ -19,66 +54,70 @@ def parameters(function: Callable) -> dict[str, inspect.Parameter]:
     return dict(inspect.signature(function, eval_str=True).parameters)
 
 
-def optional(function: Callable) -> list[inspect.Parameter]:
-    """Those of a function's parameters that have a default: the entries that its section may leave out."""
-    return [p for p in parameters(function).values() if p.default is not inspect.Parameter.empty]
-
-
 def defaults(function: Callable) -> dict[str, Any]:
-    return {p.name: p.default for p in optional(function)}
+    """The arguments that a function has if it is given none, as a config writes them: {name: value}."""
+    found = {p.name: p for p in parameters(function).values() if p.default is not inspect.Parameter.empty}
+    return {name: _written(p.default, p.annotation) for name, p in found.items()}
 
 
 def call(function: Callable, section: Mapping, path: str, context: Mapping) -> Any:
     """function(**section), checked; arguments that come from elsewhere in the run are in `context`.
 
-    Raises ConfigError, naming the key below `path`, for one that is unknown, missing or of a wrong type, and for what
-    the function itself refuses by a ValueError.
+    Raises ConfigError, naming the key below `path`, for one that is unknown, missing, of a wrong type or out of range,
+    and for what the function itself refuses by a ValueError.
     """
     schema = parameters(function)
     check_keys(section, schema.keys() - context.keys(), path)
     arguments = dict(context)
     for name, value in section.items():
-        arguments[name] = typed(value, schema[name].annotation, f"{path}.{name}")
+        annotation, key = schema[name].annotation, f"{path}.{name}"
+        arguments[name] = checked(typed(value, annotation, key), annotation, key)
     missing = [p.name for p in schema.values() if p.default is p.empty and p.name not in arguments]
     if missing:
         raise ConfigError(f"{path}.{missing[0]} is missing")
     try:
         return function(**arguments)
     except ConfigError as error:
-        raise ConfigError(str(error) if str(error).startswith(path) else f"{path}.{error}") from None
+        raise ConfigError(f"{path}.{error}") from None
     except ValueError as error:
         raise ConfigError(f"{path}: {error}") from None
 
 
-def call_text(text: str, table: Mapping[str, Callable], path: str) -> Any:
-    """'logit_normal(mean=0.8, std=0.8)' -> the function of that name in the table, called so."""
+def called(value: Row | str, table: Mapping[str, Callable[..., Row]], key: str) -> Row:
+    """'logit_normal(mean=0.8, std=0.8)' -> the row of that name in the table, called so; any other object as it is.
+
+    Raises ConfigError, naming the option `key`, for a text that is no such call. A name alone is a call of it.
+    """
+    if not isinstance(value, str):
+        return value
     try:
-        expression = ast.parse(text, mode="eval").body
+        expression = ast.parse(value, mode="eval").body
+        expression = ast.Call(expression, [], []) if isinstance(expression, ast.Name) else expression
         assert isinstance(expression, ast.Call) and isinstance(expression.func, ast.Name) and not expression.args
         arguments = {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in expression.keywords}
     except (SyntaxError, AssertionError, ValueError):
         rows = ", ".join(f"{name}()" for name in table)
-        raise ConfigError(f"{path} = {text!r} should be a call of one of: {rows}, with name=value in it") from None
-    return call(choose(table, expression.func.id, path), arguments, path, {})
+        raise ConfigError(
+            f"{key} = {value!r} should be a call of one of: {rows}, with name=value in it, and quotes around words"
+        ) from None
+    return call(choose(table, expression.func.id, key), arguments, key, {})
 
 
 def check_keys(section: Mapping, allowed: Iterable[str], path: str) -> None:
     allowed = list(allowed)
     for key in section:
         if key not in allowed:
-            raise ConfigError(f"{path}.{key} does not exist; {names.nearest(key, allowed)}")
-
-
-def choose(table: Mapping, name: Any, path: str) -> Any:
-    """The row of a table that an entry names. Raises ConfigError if there is none."""
-    try:
-        return names.choose(table, name, path)
-    except ValueError as error:
-        raise ConfigError(str(error)) from None
+            raise ConfigError(f"{path}.{key} does not exist; {nearest(key, allowed)}")
 
 
 def typed(value: Any, wanted: Any, path: str) -> Any:
-    """The value as the wanted type: an int may stand for a float and a list for a tuple, and nothing else changes."""
+    """The value as the wanted type: an int may stand for a float and a list for a tuple, and nothing else changes.
+
+    Raises ConfigError for another type. Rows of a table are written by their names.
+    """
+    if any(isinstance(note, Mapping) for note in notes(wanted)):
+        wanted = str
+    wanted = typing.get_args(wanted)[0] if typing.get_origin(wanted) is Annotated else wanted
     options = typing.get_args(wanted) if isinstance(wanted, types.UnionType) else (wanted,)
     if float in options and type(value) is int:
         return float(value)
@@ -87,4 +126,41 @@ def typed(value: Any, wanted: Any, path: str) -> Any:
     if not any(type(value) is option or (value is None and option is types.NoneType) for option in options):
         kinds = " or ".join(getattr(option, "__name__", str(option)) for option in options)
         raise ConfigError(f"{path} = {value!r} is a {type(value).__name__}, and has to be {kinds}")
+    return value
+
+
+def checked(value: Any, annotation: Any, key: str) -> Any:
+    """The value of an option, if its annotation allows it; where a row of a table is meant, the row of a name.
+
+    Raises ConfigError for a number that is out of range, and for a name of no row.
+    """
+    for note in notes(annotation):
+        if isinstance(note, Range) and isinstance(value, int | float) and value not in note:
+            raise ConfigError(f"{key} = {value} should be {note}")
+        if isinstance(note, Mapping) and isinstance(value, str):
+            row = choose(note, value, key)
+            value = value if typing.get_args(annotation)[0] is str else row
+    return value
+
+
+def check_fields(record: Any) -> None:
+    """What `__post_init__` of a dataclass does: every field is as its annotation allows, and a name becomes its row.
+
+    Raises ConfigError as `checked` does.
+    """
+    for name, parameter in parameters(type(record)).items():
+        if notes(parameter.annotation):
+            object.__setattr__(record, name, checked(getattr(record, name), parameter.annotation, name))
+
+
+def notes(annotation: Any) -> tuple:
+    """What `Annotated` says beside the type."""
+    return annotation.__metadata__ if typing.get_origin(annotation) is Annotated else ()
+
+
+def _written(value: Any, annotation: Any) -> Any:
+    """A default as a config writes it: a row of a table by its name."""
+    for table in notes(annotation):
+        if isinstance(table, Mapping) and not isinstance(value, str):
+            return next(name for name, row in table.items() if row is value)
     return value

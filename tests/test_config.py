@@ -47,7 +47,7 @@ def changed(path: str, value) -> dict:
             "gaussian(prediction='eps')",
             r"streams.image.process.prediction = 'eps' does not exist",
         ),
-        ("streams.image.process", "gaussian", r"streams.image.process = 'gaussian' should be a call of one of"),
+        ("streams.image.process", "gaussian(", r"streams.image.process = 'gaussian\(' should be a call of one of"),
         ("sample.grid", "kharras", r"sample.grid = 'kharras' does not exist; did you mean 'karras'"),
         ("streams.image.levels", "logit_norm()", r"streams.image.levels = 'logit_norm' .* did you mean 'logit_normal'"),
         (
@@ -55,7 +55,7 @@ def changed(path: str, value) -> dict:
             "uniform(shfit=2.0)",
             r"streams.image.levels.shfit does not exist; did you mean 'shift'",
         ),
-        ("streams.image.levels", "uniform", r"streams.image.levels = 'uniform' should be a call of one of"),
+        ("streams.image.levels", "uniform(2.0)", r"streams.image.levels = 'uniform\(2.0\)' should be a call of one of"),
         ("sample.given", ["label=10"], r"sample.given: label 10 does not exist: labels are 0 ... 9"),
         ("sample.solver", "dpm", r"sample.solver = 'dpm' does not exist"),
         ("parallel.mode", "pjit", r"parallel.mode = 'pjit' does not exist; did you mean"),
