@@ -25,7 +25,7 @@ from dit_jax.diffusion.solvers import SOLVERS
 from dit_jax.diffusion.stream import Streams
 from dit_jax.evaluation.draw import between, draw, gather
 from dit_jax.evaluation.sheet import sheet
-from dit_jax.pretrained.vae import through
+from dit_jax.pretrained.vae import with_vae
 from dit_jax.restore import restore_run
 from dit_jax.training.metrics import progress
 
@@ -67,7 +67,7 @@ def is_interval(words: list[str] | None) -> bool:
 def main():
     run, params, mesh = restore_run(WORKDIR.value, FSDP.value)
     if VAE.value is not None:
-        pictured = {name: through(stream, VAE.value) for name, stream in run.streams.items() if len(stream.shape) == 3}
+        pictured = {name: with_vae(stream, VAE.value) for name, stream in run.streams.items() if len(stream.shape) == 3}
         run = dataclasses.replace(run, streams={**run.streams, **pictured})
     said = {flag.name: flag.value for flag in HOW if flag.value is not None}
     if INTERVAL.value is not None:
@@ -97,10 +97,10 @@ def main():
     arrays = {**sample, **pictures(streams, sample)}
     np.savez(out / "samples.npz", **arrays, seed=how.seed, protocol=json.dumps(protocol))
     for name, stream in streams.items():
-        if stream.save is not None:
+        if stream.view.save is not None:
             (out / name).mkdir(exist_ok=True)
             for i, example in enumerate(sample[name]):
-                stream.save(example, out / name / str(i))
+                stream.view.save(example, out / name / str(i))
     picture = sheet(streams, sample)
     if picture is not None:
         Image.fromarray(picture).save(out / "samples.png")
@@ -112,7 +112,7 @@ def main():
 
 def pictures(streams: Streams, sample: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The first stream that shows pictures, as {"arr_0": [num, height, width, 3]}; nothing if none does."""
-    shown = (stream.show(sample[name]) for name, stream in streams.items() if stream.show is not None)
+    shown = (stream.view.show(sample[name]) for name, stream in streams.items() if stream.view.show is not None)
     return next(({"arr_0": p.repeat(3 // p.shape[-1], -1)} for p in shown if isinstance(p, np.ndarray)), {})
 
 

@@ -16,16 +16,14 @@ import ml_collections
 from ml_collections import config_flags
 
 from dit_jax.data.pipeline import AUGMENTATIONS
-from dit_jax.diffusion.ddpm import DDPM
-from dit_jax.diffusion.gaussian import CLOCKS, PREDICTIONS, Gaussian
+from dit_jax.diffusion.gaussian import PREDICTIONS
 from dit_jax.diffusion.grids import GRIDS
 from dit_jax.diffusion.guidance import COMBINE
-from dit_jax.diffusion.levels import LEVELS, TOGETHER
+from dit_jax.diffusion.joint_levels import JOINT_LEVELS
 from dit_jax.diffusion.masked import REVEALS
+from dit_jax.diffusion.meanflow import SPAN
 from dit_jax.diffusion.objective import OBJECTIVES
-from dit_jax.diffusion.schedules import SCHEDULES
 from dit_jax.diffusion.solvers import SOLVERS
-from dit_jax.diffusion.span import SPAN
 from dit_jax.diffusion.stream import Stream, Streams
 from dit_jax.names import ConfigError, choose
 from dit_jax.network.dit import REMAT, WEIGHTS, DiT
@@ -33,7 +31,7 @@ from dit_jax.network.layers import BLOCKS, CHOICES
 from dit_jax.network.layout import frame_count
 from dit_jax.parallel.modes import MODES
 from dit_jax.run import Checkpoint, Data, Parallel, Run, Sample, Train
-from dit_jax.schema import call, called, check_keys, defaults, parameters
+from dit_jax.schema import call, check_keys, defaults, parameters
 from dit_jax.streams import audio, duration, image, label, past, span, text, video
 from dit_jax.streams.given import read_given
 from dit_jax.training.optimizer import make_optimizer
@@ -77,64 +75,6 @@ def _model(
     )
 
 
-def _gaussian(
-    schedule: str = "rectified",
-    prediction: str = "x",
-    loss_in: str = "velocity",
-    clamp: float = 0.05,
-    clock: str = "thousandth",
-    outputs: int = 1,
-) -> Gaussian:
-    return Gaussian(
-        schedule=choose(SCHEDULES, schedule, "schedule"),
-        prediction=choose(PREDICTIONS, prediction, "prediction"),
-        loss_in=choose(PREDICTIONS, loss_in, "loss_in"),
-        clamp=clamp,
-        clock=choose(CLOCKS, clock, "clock"),
-        outputs=outputs,
-    )
-
-
-def _image(
-    shape: tuple,
-    patch: int = 2,
-    process: str = "gaussian()",
-    levels: str = "logit_normal(mean=0.8, std=0.8)",
-    codec: str = "",
-) -> Stream:
-    return image(shape, patch, called(process, PROCESSES, "process"), called(levels, LEVELS, "levels"), codec)
-
-
-def _video(
-    shape: tuple,
-    patch: tuple = (1, 4, 4),
-    process: str = "gaussian()",
-    levels: str = "logit_normal(mean=0.8, std=0.8)",
-) -> Stream:
-    return video(shape, patch, called(process, PROCESSES, "process"), called(levels, LEVELS, "levels"))
-
-
-def _audio(
-    length: int,
-    patch: int = 64,
-    rate: int = 8000,
-    process: str = "gaussian()",
-    levels: str = "logit_normal(mean=0.8, std=0.8)",
-    basis: str = "samples",
-) -> Stream:
-    return audio(length, patch, rate, called(process, PROCESSES, "process"), called(levels, LEVELS, "levels"), basis)
-
-
-def _text(
-    length: int,
-    vocabulary: int = 256,
-    levels: str = "uniform()",
-    blocks: int = 1,
-    merges: str = "",
-) -> Stream:
-    return text(length, vocabulary, called(levels, LEVELS, "levels"), blocks, merges)
-
-
 def _past(above: Streams, of: str = "text") -> Stream:
     return past(choose(above, of, "of"), of)
 
@@ -143,16 +83,15 @@ def _duration(above: Streams, of: str = "speech", dropout_rate: float = 0.1) -> 
     return duration(choose(above, of, "of"), of, dropout_rate)
 
 
-PROCESSES: dict[str, Callable[..., Gaussian]] = {"gaussian": _gaussian, "ddpm": lambda: DDPM()}
 STREAMS: dict[str, Callable[..., Stream]] = {
-    "audio": _audio,
+    "audio": audio,
     "duration": _duration,
-    "image": _image,
+    "image": image,
     "label": label,
     "past": _past,
     "span": span,
-    "text": _text,
-    "video": _video,
+    "text": text,
+    "video": video,
 }
 SECTIONS: dict[str, Callable[..., Any]] = {
     "model": _model,
@@ -253,7 +192,7 @@ def _check_training(run: Run, drawn: list[str]):
     choose(AUGMENTATIONS, run.data.augment, "data.augment")
     choose(MODES, run.parallel.mode, "parallel.mode")
     choose(OBJECTIVES, run.train.objective, "train.objective")
-    choose(TOGETHER, run.train.levels, "train.levels")
+    choose(JOINT_LEVELS, run.train.levels, "train.levels")
     if run.data.augment == "flip" and "image" not in run.streams:
         raise ConfigError(f"data.augment = 'flip' mirrors a stream 'image'; there are: {', '.join(run.streams)}")
     if not 0 <= run.train.ema < 1:
@@ -274,7 +213,7 @@ def _check_meanflow(run: Run, drawn: list[str]):
     stream = run.streams[drawn[0]]
     if stream.groups > 1:
         raise ConfigError(f"{objective} is for streams without groups, such as frames")
-    if not isinstance(stream.process, Gaussian) or stream.process.prediction is not PREDICTIONS["velocity"]:
+    if not stream.process.predicts(PREDICTIONS["velocity"]):
         raise ConfigError(
             f"{objective} needs a stream that predicts velocities: streams.{drawn[0]}.process = "
             "\"gaussian(prediction='velocity')\""
@@ -293,7 +232,7 @@ def _check_sampling(streams: Streams, options: Sample, drawn: list[str]):
     levels = [level for level in options.interval if isinstance(level, int | float)]
     if not (len(levels) == len(options.interval) == 2 and 0 <= levels[0] <= levels[1] <= 1):
         raise ConfigError(f"sample.interval = {options.interval} should be two levels, 0 <= low <= high <= 1")
-    shapes = [stream.shape for stream in streams.values() if isinstance(stream.process, Gaussian)]
+    shapes = [stream.shape for stream in streams.values() if stream.process.is_continuous]
     most = max((shape[-1] for shape in shapes if shape), default=0)
     if not 0 <= options.channels <= most:
         raise ConfigError(f"sample.channels = {options.channels} should be at most {most}, or 0 for all")

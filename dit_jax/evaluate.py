@@ -135,7 +135,7 @@ def captions(run: Run) -> Measure:
     if absent := missing(alignment.PACKAGES):
         print(f"nobody judges captions: {absent} not installed: {alignment.INSTALL}")
         return lambda judges, sample, labels, given: {}
-    train, show = examples(run, "train", in_data(run.streams)), cast(Any, run.streams["name"].show)
+    train, show = examples(run, "train", in_data(run.streams)), cast(Any, run.streams["name"].view.show)
     judge = {name: alignment.train(train[name], show(train["name"])) for name in pictured}
 
     def measure(judges, sample, labels, given):

@@ -8,8 +8,7 @@ import optax
 
 from dit_jax.data.sources import DATA_DIR
 from dit_jax.diffusion.guidance import COMBINE, Excess, Guidance, autoguided, classifier_freed, excess
-from dit_jax.diffusion.objective import Predict
-from dit_jax.diffusion.stream import Streams
+from dit_jax.diffusion.stream import Predict, Streams
 from dit_jax.network.dit import DiT
 
 
@@ -27,8 +26,8 @@ class Data:
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Train:
     """steps: updates in all. objective: a row of diffusion.objective.OBJECTIVES. levels: how those of several streams
-    go together, a row of diffusion.levels.TOGETHER. ema: decay of the averaged parameters. accumulation: micro-batches
-    an update."""
+    go together, a row of diffusion.joint_levels.JOINT_LEVELS. ema: decay of the averaged parameters. accumulation:
+    micro-batches an update."""
 
     steps: int = 1000
     objective: str = "denoise"

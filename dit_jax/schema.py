@@ -119,14 +119,25 @@ def typed(value: Any, wanted: Any, path: str) -> Any:
         wanted = str
     wanted = typing.get_args(wanted)[0] if typing.get_origin(wanted) is Annotated else wanted
     options = typing.get_args(wanted) if isinstance(wanted, types.UnionType) else (wanted,)
-    if float in options and type(value) is int:
+    kinds = [typing.get_origin(option) or option for option in options]
+    if float in kinds and type(value) is int:
         return float(value)
-    if tuple in options and isinstance(value, list | tuple):
-        return tuple(value)
-    if not any(type(value) is option or (value is None and option is types.NoneType) for option in options):
-        kinds = " or ".join(getattr(option, "__name__", str(option)) for option in options)
-        raise ConfigError(f"{path} = {value!r} is a {type(value).__name__}, and has to be {kinds}")
+    if tuple in kinds and isinstance(value, list | tuple):
+        return _typed_tuple(value, typing.get_args(options[kinds.index(tuple)]), path)
+    if not any(type(value) is kind or (value is None and kind is types.NoneType) for kind in kinds):
+        words = " or ".join(getattr(option, "__name__", str(option)) for option in options)
+        raise ConfigError(f"{path} = {value!r} is a {type(value).__name__}, and has to be {words}")
     return value
+
+
+def _typed_tuple(values: Iterable, wanted: tuple, path: str) -> tuple:
+    """Values as a tuple[wanted], such as tuple[int, int]; of any length and types where nothing is wanted."""
+    values = tuple(values)
+    if not wanted:
+        return values
+    if len(values) != len(wanted):
+        raise ConfigError(f"{path} = {values} should be {len(wanted)} numbers")
+    return tuple(typed(value, kind, f"{path}[{i}]") for i, (value, kind) in enumerate(zip(values, wanted, strict=True)))
 
 
 def checked(value: Any, annotation: Any, key: str) -> Any:

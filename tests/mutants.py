@@ -242,7 +242,7 @@ TABLE: dict[str, list[tuple[str, str, str]]] = {
     "diffusion/sampler.py": [
         ("fold(keys, STEPS + i)", "fold(keys, STEPS)", "sampler solvers"),
         ("stream_id(name)), stream.shape)", "0), stream.shape)", "sampler"),
-        ("if not streams[name].ends}, processes", "}, processes", "duration"),
+        ("if not streams[name].duration_of}, processes", "}, processes", "duration"),
         ("jnp.where(here, start[name], moved[name])", "moved[name]", "sampler masked"),
         ("given = {**given, name: draw(given, [name])[name]}", "given = {**given}", "sampler"),
         (

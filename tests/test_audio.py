@@ -91,9 +91,9 @@ def test_a_network_in_another_basis_is_the_same_network_of_turned_sound():
 
 def test_a_clip_comes_back_from_its_file_up_to_rounding(tmp_path):
     stream, x = audio(1000, patch=100, rate=RATE), clips(2)
-    files = [stream.save(clip, tmp_path / f"take.{i}") for i, clip in enumerate(x)]
+    files = [stream.view.save(clip, tmp_path / f"take.{i}") for i, clip in enumerate(x)]
     assert [file.name for file in files] == ["take.0.wav", "take.1.wav"]
-    back = stream.read(",".join(map(str, files)))
+    back = stream.view.read(",".join(map(str, files)))
     assert back.dtype == np.float32
     np.testing.assert_allclose(back, x, atol=np.abs(x).max() / 2**15 * 1.1)
 

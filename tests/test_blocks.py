@@ -14,15 +14,15 @@ from scipy import stats
 import dit_jax as dj
 from configs import text_kjv_blocks
 from dit_jax.config import ConfigError, build
-from dit_jax.diffusion import levels
-from dit_jax.diffusion.blockwise import walk_cached
+from dit_jax.diffusion import joint_levels, levels
+from dit_jax.diffusion.blockwise import sample_with_cache
 from dit_jax.diffusion.gaussian import Gaussian
-from dit_jax.diffusion.grids import rows
+from dit_jax.diffusion.grids import level_rows
 from dit_jax.diffusion.guidance import classifier_free
 from dit_jax.diffusion.keys import example_keys
 from dit_jax.diffusion.masked import Masked, confident
 from dit_jax.diffusion.objective import losses_at
-from dit_jax.diffusion.sampler import walk
+from dit_jax.diffusion.sampler import sample_rows
 from dit_jax.diffusion.schedules import align
 from dit_jax.diffusion.solvers import SOLVERS
 from dit_jax.diffusion.stream import Stream, revealing
@@ -269,13 +269,13 @@ def test_what_is_no_block_comes_before_all_blocks():
     )
     assert np.all(np.any(seen["text"] != one["text"], axis=-1))
     np.testing.assert_array_equal(seen["image"], other["image"])
-    found = rows(model.streams, {}, 2)
+    found = level_rows(model.streams, {}, 2)
     np.testing.assert_array_equal(found["image"], [1, 0.5, 0, 0, 0, 0, 0, 0, 0])
     np.testing.assert_array_equal(found["text"][:, 1], [1, 1, 1, 1, 1, 0.5, 0, 0, 0])
     np.testing.assert_array_equal(found["past"], np.zeros(9))
-    np.testing.assert_array_equal(rows(model.streams, {"text"}, 2)["image"], [1, 0.5, 0])
-    np.testing.assert_array_equal(rows(model.streams, {"image"}, 1)["text"], np.tri(4, 3, -1) == 0)
-    begun = rows(model.streams, {"text"}, 1, prefix={"text": 1})
+    np.testing.assert_array_equal(level_rows(model.streams, {"text"}, 2)["image"], [1, 0.5, 0])
+    np.testing.assert_array_equal(level_rows(model.streams, {"image"}, 1)["text"], np.tri(4, 3, -1) == 0)
+    begun = level_rows(model.streams, {"text"}, 1, prefix={"text": 1})
     np.testing.assert_array_equal(begun["text"], [[0, 1, 1], [0, 1, 1], [0, 0, 1], [0, 0, 0]])  # after the image
 
 
@@ -286,8 +286,8 @@ def either_way(streams, schedule, given, start=None, solver="2m", guidance=None)
     """Samples of a small network of these streams, without a cache and with it."""
     (model, params), keys = of(streams), example_keys(KEY, jnp.arange(8))
     rest = streams, keys, given, schedule, SOLVERS[solver], guidance, start
-    plain = lambda: walk(functools.partial(model.apply, params), *rest)
-    cached = lambda: walk_cached(functools.partial(model.apply_with_cache, params), *rest)
+    plain = lambda: sample_rows(functools.partial(model.apply, params), *rest)
+    cached = lambda: sample_with_cache(functools.partial(model.apply_with_cache, params), *rest)
     return jax.jit(plain)(), jax.jit(cached)()
 
 
@@ -297,7 +297,7 @@ def test_samples_of_text_are_the_same_with_a_cache(how):
     streams = {"label": label(3), **in_blocks(text(6, 5, blocks=3))}
     begun = tokens(8, 6).at[:, 2:].set(5)
     given = {"label": jnp.arange(8) % 3} | ({"text": begun} if how == "given" else {})
-    schedule = rows(streams, given, 2, prefix={"text": 1} if how == "given" else {})
+    schedule = level_rows(streams, given, 2, prefix={"text": 1} if how == "given" else {})
     plain, cached = either_way(streams, schedule, given, {"text": begun} if how == "start" else None)
     jax.tree.map(np.testing.assert_array_equal, plain, cached)
     assert np.all(cached["text"] < 5) and len(np.unique(cached["text"], axis=0)) > 4
@@ -307,7 +307,7 @@ def test_samples_of_text_are_the_same_with_a_cache(how):
 def test_samples_of_clips_are_the_same_with_a_cache():
     clip = video((6, 2, 2, 1), patch=(2, 1, 2))
     streams = {"past": past(clip, "clip"), "clip": clip}
-    plain, cached = either_way(streams, rows(streams, {}, 3), {}, solver="heun")
+    plain, cached = either_way(streams, level_rows(streams, {}, 3), {}, solver="heun")
     np.testing.assert_allclose(plain["clip"], cached["clip"], rtol=1e-5, atol=1e-5)
     np.testing.assert_array_equal(cached["past"], cached["clip"])
 
@@ -321,7 +321,7 @@ def test_guided_samples_of_clips_are_the_same_with_caches(prefix):
     given = {"label": jnp.arange(8) % 3}
     if prefix:
         given["clip"] = jax.random.normal(KEY, (8, 6, 2, 2, 1))
-    schedule = rows(streams, given, 3, prefix={"clip": prefix} if prefix else {})
+    schedule = level_rows(streams, given, 3, prefix={"clip": prefix} if prefix else {})
     found = {}
     for scale in (1.0, 2.0, {"label": 2.0}):
         plain, found[str(scale)] = either_way(streams, schedule, given, guidance=classifier_free(scale))
@@ -353,7 +353,7 @@ def test_a_group_is_told_of_all_others_by_the_cache():
 def test_a_cache_is_for_blocks_that_are_drawn_alone():
     streams = {"image": IMAGE, **in_blocks(text(6, 5, blocks=3))}
     with pytest.raises(ValueError, match="one stream with a past that is drawn alone"):
-        walk_cached(None, streams, None, {}, rows(streams, {}, 2))
+        sample_with_cache(None, streams, None, {}, level_rows(streams, {}, 2))
 
 
 # Levels, configs, scores ---------------------------------------------------------------------------------------------
@@ -364,7 +364,7 @@ def test_a_cache_is_for_blocks_that_are_drawn_alone():
 def test_levels_of_what_is_drawn_group_by_group_are_independent_and_even_over_the_batch(name):
     clip = video((4, 2, 2, 1), patch=(1, 2, 2), levels=levels.uniform())
     streams = in_blocks(text(8, blocks=4)) if name == "text" else {"clip": clip, "past": past(clip, "clip")}
-    t = np.asarray(levels.independent(KEY, streams, 1000)[name])
+    t = np.asarray(joint_levels.independent(KEY, streams, 1000)[name])
     assert t.shape == (1000, 4) and stats.kstest(t.ravel(), "uniform").statistic < 1.5 / 4000
     assert all(stats.kstest(column, "uniform").pvalue > 1e-3 for column in t.T)
     assert np.all(np.abs(np.corrcoef(t.T) - np.eye(4)) < 0.15)

@@ -141,7 +141,7 @@ def test_a_data_set_holds_its_text_and_the_merges_that_its_train_split_taught(pr
     stream = text(128, merges=merges)
     for split, said in splits.items():
         source = sources.load("kjv_bpe", split, data_dir, {"text": stream})
-        found = b"".join(stream.spell(pipeline.picked(source, range(len(source)))["text"]))
+        found = b"".join(stream.view.to_bytes(pipeline.picked(source, range(len(source)))["text"]))
         assert said.startswith(found) and len(said) - len(found) < 128 * max(map(len, bpe.pieces(bpe.read(merges))))
 
 

@@ -24,7 +24,7 @@ ITSELF["itself"] = ITSELF
 
 DO = {
     "none": lambda: print(json.dumps([NUM.value, WORD.value])),
-    "label": lambda: dj.streams.label(10).read("x"),
+    "label": lambda: dj.streams.label(10).view.read("x"),
     "missing": lambda: open_reader("nowhere"),
     "circle": lambda: build(ITSELF),
     "open": lambda: open("nowhere"),

@@ -61,8 +61,8 @@ def test_it_trains_resumes_draws_and_shows(name, tmp_path):
     sample = gather(draw(run, params, mesh, run.sample))
     for key, stream in run.streams.items():
         assert sample[key].shape == (2, *stream.shape) and np.all(np.isfinite(sample[key]))
-        if stream.save is not None:
-            assert stream.save(sample[key][0], tmp_path / key).stat().st_size > 0
+        if stream.view.save is not None:
+            assert stream.view.save(sample[key][0], tmp_path / key).stat().st_size > 0
     words = {key for key, stream in run.streams.items() if stream.head and stream.process.dtype == np.int32}
     drawn = {key for key, stream in run.streams.items() if stream.head}
     assert sheet(run.streams, sample) is not None or words == drawn

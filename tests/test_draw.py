@@ -107,7 +107,7 @@ def test_one_program_serves_all_batches_seeds_labels_and_scales_of_guidance(para
     traced = []
     _sampler.cache_clear()
     run = dataclasses.replace(RUN, streams={**RUN.streams})
-    rows = grids.rows
+    rows = grids.level_rows
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(grids, "rows", lambda *args, **options: traced.append(args) or rows(*args, **options))
         how = dataclasses.replace(HOW, batch=8, num=16, guidance=1.5)
@@ -246,7 +246,7 @@ def test_a_clip_between_files_begins_and_ends_with_them(params, tmp_path):
     run = changed("streams.image.process", "gaussian(prediction='velocity', clock='reversed_unit')")
     ends = f"{picture(tmp_path / 'a.png')},{picture(tmp_path / 'b.jpg', seed=1)}"
     found = clip(params, make_mesh(), dataclasses.replace(CLIP, steps=50), ends, run)["image"]
-    wanted = run.streams["image"].read(ends)
+    wanted = run.streams["image"].view.read(ends)
     assert wanted.shape == (2, 8, 8, 1) and np.abs(wanted).max() <= 1
     np.testing.assert_allclose(found[[0, -1]], wanted, atol=0.01)
     assert np.abs(found[2] - wanted).max() > 0.1
@@ -280,7 +280,7 @@ def test_an_image_can_be_given(params, tmp_path):
     file = picture(tmp_path / "a.png")
     how = dataclasses.replace(HOW, num=2, given=(f"image={file}", "label=1"))
     drawn = gather(draw(RUN, params, one_device(), how))
-    np.testing.assert_array_equal(drawn["image"], np.repeat(RUN.streams["image"].read(str(file)), 2, 0))
+    np.testing.assert_array_equal(drawn["image"], np.repeat(RUN.streams["image"].view.read(str(file)), 2, 0))
 
 
 def test_a_rollout_is_as_long_as_it_is_asked_to_be_and_begins_as_a_sample():
@@ -353,7 +353,7 @@ def test_text_in_blocks_is_drawn_with_a_cache_and_the_same_without(monkeypatch):
     run = build({**config, "sample": {"given": ("text=In*",), "num": 8, "batch": 8, "steps": 2}})
     params, mesh = scattered(run.model, 4), make_mesh()
     cached = gather(draw(run, params, mesh, run.sample))["text"]
-    monkeypatch.setattr("dit_jax.evaluation.draw.blockwise", lambda streams, schedule: False)
+    monkeypatch.setattr("dit_jax.evaluation.draw.is_blockwise", lambda streams, rows: False)
     _sampler.cache_clear()
     np.testing.assert_array_equal(gather(draw(run, params, mesh, run.sample))["text"], cached)
     assert np.all(cached[:, :2] == [*b"In"]) and len(np.unique(cached, axis=0)) > 4

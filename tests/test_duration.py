@@ -122,15 +122,15 @@ def test_frames_end_as_samples_do():
 
 def test_durations_are_read_from_the_shell():
     stream = duration(SPEECH)
-    np.testing.assert_array_equal(stream.read("1,24"), [1, 24])
-    assert stream.show(stream.read("7,24")) == ["7", "24"] and stream.show(np.array([25])) == [""]
+    np.testing.assert_array_equal(stream.view.read("1,24"), [1, 24])
+    assert stream.view.show(stream.view.read("7,24")) == ["7", "24"] and stream.view.show(np.array([25])) == [""]
     for wrong, message in (
         ("0", "duration 0 should be 1 ... 24 samples"),
         ("25", "duration 25"),
         ("long", "not 'long'"),
     ):
         with pytest.raises(ValueError, match=message):
-            stream.read(wrong)
+            stream.view.read(wrong)
 
 
 @pytest.mark.parametrize(

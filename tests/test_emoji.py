@@ -194,8 +194,8 @@ def test_streams_read_it(prepared):
     streams = {"clip": dj.streams.video((8, 32, 32, 3)), "still": dj.streams.image((32, 32, 3)), "name": text}
     source = sources.load("emoji", "train", root, streams | {"speech": dj.streams.audio(emoji.LENGTH)})
     batch = pipeline.picked(source, range(len(source)))
-    for name, words in zip(batch["name"], text.show(batch["name"]), strict=True):
-        np.testing.assert_array_equal(text.read(words)[0], name)
+    for name, words in zip(batch["name"], text.view.show(batch["name"]), strict=True):
+        np.testing.assert_array_equal(text.view.read(words)[0], name)
     np.testing.assert_allclose(batch["clip"][:, 0], batch["still"], atol=1e-6)
     assert batch["clip"].min() >= -1 and batch["clip"].max() == 1  # white
     np.testing.assert_allclose(batch["speech"].std(1), 1, atol=1e-4)

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 import dit_jax as dj
+from dit_jax.diffusion.encode import FLOOR, encoding_levels
 from dit_jax.diffusion.gaussian import PREDICTIONS, Gaussian
 from dit_jax.diffusion.levels import uniform
 from dit_jax.diffusion.masked import Masked
-from dit_jax.diffusion.sampler import FLOOR, rising
 from dit_jax.diffusion.schedules import SCHEDULES
 from dit_jax.diffusion.solvers import SOLVERS
 from dit_jax.diffusion.stream import Stream
@@ -124,11 +124,11 @@ def test_what_has_no_flow_is_named():
 @pytest.mark.parametrize("prediction", ["v", "noise"])
 def test_rising_levels_rise_from_the_floor_to_the_top(exact, schedule, prediction):
     process = Gaussian(SCHEDULES[schedule], PREDICTIONS[prediction])
-    levels = rising(process, np.linspace(0, 1, 51))
+    levels = encoding_levels(process, np.linspace(0, 1, 51))
     alpha, sigma = process.schedule(jnp.asarray(levels[0]))
     assert sigma / alpha == pytest.approx(FLOOR, rel=1e-6)
     assert levels[-1] == pytest.approx(process.top, rel=1e-12) and np.all(np.diff(levels) > 0)
-    assert rising(process, 1.0) == process.top or process.top < 1
+    assert encoding_levels(process, 1.0) == process.top or process.top < 1
 
 
 # Between two noises.

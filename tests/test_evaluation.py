@@ -146,7 +146,8 @@ def test_a_caption_is_judged_unless_all_was_given(monkeypatch):
 
     text = dj.streams.text(8)
     streams = {"clip": dj.streams.video((2, 4, 4, 3)), "still": dj.streams.image((4, 4, 3)), "name": text}
-    said = np.concatenate([text.read(f"fist, {tone}") for tone in "ab"] + [text.read(f"{i}") for i in range(20)])
+    names = [*(f"fist, {tone}" for tone in "ab"), *map(str, range(20))]
+    said = np.concatenate([text.view.read(name) for name in names])
     sample = {"clip": np.zeros((22, 2, 4, 4, 3)), "still": np.zeros((22, 4, 4, 3)), "name": said}
     monkeypatch.setattr(evaluate, "examples", lambda run, split, streams: sample)
     monkeypatch.setattr(evaluate.alignment, "PACKAGES", ())

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dit_jax.diffusion.gaussian import CLOCKS, PREDICTIONS, Gaussian, edm, noise, velocity, x
+from dit_jax.diffusion.gaussian import PREDICTIONS, TIME_INPUTS, Gaussian, edm, noise, velocity, x
 from dit_jax.diffusion.keys import example_keys
 from dit_jax.diffusion.schedules import SCHEDULES
 
@@ -158,22 +158,23 @@ def test_a_sampler_can_start_at_the_top(schedule, prediction):
 
 # What a network is told after n steps of a thousand, of (n, alpha, sigma).
 TOLD = {
-    "thousandth": lambda n, a, s: n,
+    "t_1000": lambda n, a, s: n,
     "timestep": lambda n, a, s: n - 1,
-    "reversed_unit": lambda n, a, s: 1 - n / 1000,
-    "quarter_log": lambda n, a, s: np.clip(np.log(s / a) / 4, -5, 5),
+    "one_minus_t": lambda n, a, s: 1 - n / 1000,
+    "c_noise": lambda n, a, s: np.clip(np.log(s / a) / 4, -5, 5),
 }
+TOLD |= {"thousandth": TOLD["t_1000"], "reversed_unit": TOLD["one_minus_t"], "quarter_log": TOLD["c_noise"]}
 
 
 @every_schedule
-@pytest.mark.parametrize("clock", CLOCKS)
+@pytest.mark.parametrize("clock", TIME_INPUTS)
 def test_a_network_is_told_the_level_as_its_paper_counts(schedule, clock):
     """Also at both ends, and each group its own."""
     n = np.array([[0, 1], [2, 500], [999, 1000]])
     with np.errstate(divide="ignore"):
         wanted = TOLD[clock](n, *map(np.array, schedule(jnp.asarray(n / 1000))))
     np.testing.assert_allclose(
-        Gaussian(schedule, clock=CLOCKS[clock]).time_input(jnp.asarray(n / 1000)), wanted, atol=1e-9
+        Gaussian(schedule, clock=TIME_INPUTS[clock]).time_input(jnp.asarray(n / 1000)), wanted, atol=1e-9
     )
 
 

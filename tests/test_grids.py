@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from dit_jax.diffusion.gaussian import Gaussian, noise, velocity
-from dit_jax.diffusion.grids import GRIDS, rows
+from dit_jax.diffusion.grids import GRIDS, level_rows
 from dit_jax.diffusion.levels import uniform
 from dit_jax.diffusion.masked import Masked
 from dit_jax.diffusion.schedules import SCHEDULES, log_snr
@@ -34,7 +34,7 @@ def test_rows_are_given_absent_or_drawn():
         "absent": stream(Masked(3), drawn=False),
         "drawn": stream(Gaussian(prediction=velocity)),
     }
-    found = rows(streams, {"given"}, 4)
+    found = level_rows(streams, {"given"}, 4)
     np.testing.assert_array_equal(found["given"], [0] * 5)
     np.testing.assert_array_equal(found["absent"], [1] * 5)
     np.testing.assert_allclose(found["drawn"], [1, 0.75, 0.5, 0.25, 0], atol=1e-15)
@@ -42,13 +42,13 @@ def test_rows_are_given_absent_or_drawn():
 
 def test_a_stream_that_is_not_to_be_drawn_yet_keeps_its_given_beginning():
     clip = dataclasses.replace(stream(Gaussian()), groups=2)
-    found = rows({"name": stream(Masked(3)), "clip": clip}, {"clip"}, 2, prefix={"clip": 1}, drawn=["name"])
+    found = level_rows({"name": stream(Masked(3)), "clip": clip}, {"clip"}, 2, prefix={"clip": 1}, drawn=["name"])
     np.testing.assert_array_equal(found["name"], [1, 0.5, 0])
     np.testing.assert_array_equal(found["clip"], [[0, 1]] * 3)
 
 
 def test_rows_are_shifted_and_end_at_zero():
-    row = rows({"x": stream(Gaussian())}, {}, 10, shift=3.0)["x"]
+    row = level_rows({"x": stream(Gaussian())}, {}, 10, shift=3.0)["x"]
     np.testing.assert_allclose(logit(row[1:-1]) - logit(np.linspace(1, 0, 11)[1:-1]), np.log(3), rtol=1e-12)
     assert row[0] == 1 and row[-1] == 0
 
@@ -80,5 +80,5 @@ def test_respaced_timesteps_are_those_of_the_paper():
 
 
 def test_a_row_starts_where_the_prediction_says_something():
-    row = rows({"x": stream(Gaussian(prediction=noise))}, {}, 10)["x"]
+    row = level_rows({"x": stream(Gaussian(prediction=noise))}, {}, 10)["x"]
     assert 0.99 < row[0] < 1 and np.all(np.diff(row) < 0)

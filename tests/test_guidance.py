@@ -16,10 +16,10 @@ from dit_jax.diffusion.guidance import (
     COMBINE,
     autoguidance,
     classifier_free,
+    in_prediction_space,
     linear,
     projected,
     rescaled,
-    spoken_in,
     zero_star,
 )
 from dit_jax.diffusion.levels import uniform
@@ -325,9 +325,9 @@ def test_zero_star_means_the_same_in_every_prediction(schedule, prediction):
     np.testing.assert_allclose(flow(found), wanted, atol=1e-8)
 
 
-def test_any_rule_can_be_spoken_in_any_prediction():
+def test_any_rule_can_be_in_prediction_space_any_prediction():
     """Rescaled noise of a network that predicts velocity: z = (1 - t) x + t noise, so noise = z + (1 - t) velocity."""
-    spoken = guided(classifier_free(3.0, combine=spoken_in(noise, rescaled())))
+    spoken = guided(classifier_free(3.0, combine=in_prediction_space(noise, rescaled())))
     z, left = X["image"], 1 - T["image"][:, None, None]
     noised = z + left * np.asarray(spoken)
     wanted = each(numpy_rescaled, z + left * STRONG, z + left * WEAK, scale=3.0, phi=0.7)

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from dit_jax.diffusion import levels
+from dit_jax.diffusion import joint_levels
 from dit_jax.diffusion.gaussian import Gaussian
-from dit_jax.diffusion.levels import LEVELS, dropout, logit_normal, shifted, stratified, uniform
+from dit_jax.diffusion.levels import LEVELS, dropout, logit_normal, shifted, steps, stratified, uniform
 from dit_jax.diffusion.masked import Masked
 from dit_jax.diffusion.stream import Stream
 
@@ -73,13 +73,13 @@ def test_dropout_drops_exactly_its_rate(rate, n):
 
 
 def test_every_step_of_ddpm_is_visited_alike_and_no_level_that_is_none():
-    t = levels.steps(count=10)(stratified(KEY, 40))
+    t = steps(count=10)(stratified(KEY, 40))
     np.testing.assert_allclose(np.sort(t), np.repeat(np.arange(1, 11) / 10, 4), rtol=1e-12)
 
 
 def test_every_stream_draws_levels_of_its_own():
     streams = {"a": stream(Gaussian()), "b": stream(Gaussian(), logit_normal()), "c": stream(Masked(3), dropout())}
-    drawn = levels.independent(jax.random.key(0), streams, 1000)
+    drawn = joint_levels.independent(jax.random.key(0), streams, 1000)
     assert stats.kstest(drawn["a"], "uniform").statistic < 1.5 / 1000
     assert stats.kstest(logit(np.asarray(drawn["b"])), "norm").statistic < 1.5 / 1000
     assert np.mean(drawn["c"]) == pytest.approx(0.1)
@@ -88,14 +88,14 @@ def test_every_stream_draws_levels_of_its_own():
 
 def test_a_streams_levels_ignore_other_streams():
     a, b = stream(Gaussian()), stream(Gaussian())
-    alone = levels.independent(jax.random.key(0), {"a": a}, 8)["a"]
-    np.testing.assert_array_equal(levels.independent(jax.random.key(0), {"b": b, "a": a}, 8)["a"], alone)
+    alone = joint_levels.independent(jax.random.key(0), {"a": a}, 8)["a"]
+    np.testing.assert_array_equal(joint_levels.independent(jax.random.key(0), {"b": b, "a": a}, 8)["a"], alone)
 
 
 def test_levels_of_groups_are_of_three_kinds():
     """One level for all in half of the examples; the same after a clean beginning, and independent, in a quarter."""
     n, groups = 4000, 6
-    t = np.asarray(levels.forcing(jax.random.key(0), UNIFORM, n, groups))
+    t = np.asarray(joint_levels.diffusion_forcing(jax.random.key(0), UNIFORM, n, groups))
     last = t[:, -1:]
     one, clean = np.all(t == last, 1), np.all((t == last) | (t == 0), 1) & np.any(t == 0, 1)
     assert one.sum() == n / 2 and clean.sum() == n / 4
@@ -111,7 +111,7 @@ def test_levels_of_groups_are_of_three_kinds():
 def test_corners_are_filled_alike_in_every_split_of_the_others():
     n, tied, kinds = 20_000, 0.5, ("given", "drawn", "absent")
     streams = {name: stream(Gaussian()) for name in "abc"} | {"label": stream(Masked(3), dropout(), drawn=False)}
-    t = {name: np.asarray(values) for name, values in levels.corners(tied)(KEY, streams, n).items()}
+    t = {name: np.asarray(values) for name, values in joint_levels.random_subsets(tied)(KEY, streams, n).items()}
     drawn = np.stack([t[name] for name in "abc"], 1)
     part = np.where(drawn == 0, "given", np.where(drawn == 1, "absent", "drawn"))
     # One stream, any, is drawn. Shares that are uniform make each of the six splits of the two others as likely.
@@ -127,12 +127,12 @@ def test_corners_are_filled_alike_in_every_split_of_the_others():
     inside = drawn[(part == "drawn").all(1)]
     assert np.mean(np.ptp(inside, axis=1) == 0) == pytest.approx(tied, abs=0.02)
     assert all(stats.kstest(column, "uniform").pvalue > 1e-3 for column in inside.T)
-    np.testing.assert_array_equal(t["label"], levels.independent(KEY, streams, n)["label"])
+    np.testing.assert_array_equal(t["label"], joint_levels.independent(KEY, streams, n)["label"])
 
 
 def both(streams, n):
     """Levels of the two streams a and b in those of n examples in which both are drawn, tied."""
-    t = {name: np.asarray(values) for name, values in levels.corners(tied=1.0)(KEY, streams, n).items()}
+    t = {name: np.asarray(values) for name, values in joint_levels.random_subsets(tied=1.0)(KEY, streams, n).items()}
     first = [t[name].reshape(n, -1)[:, 0] for name in "ab"]
     inside = np.all([level * (1 - level) > 0 for level in first], axis=0)
     assert np.mean(inside) == pytest.approx(1 / 3, abs=0.05)

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 import dit_jax as dj
+from dit_jax.diffusion.encode import FLOOR
 from dit_jax.diffusion.gaussian import PREDICTIONS, Gaussian
 from dit_jax.diffusion.levels import uniform
 from dit_jax.diffusion.masked import Masked
-from dit_jax.diffusion.sampler import FLOOR
 from dit_jax.diffusion.schedules import SCHEDULES
 from dit_jax.diffusion.solvers import SOLVERS
 from dit_jax.diffusion.stream import Stream

@@ -104,7 +104,7 @@ def test_a_picture_is_of_the_average_at_its_step(trained, alone):
 def test_pictures_are_drawn_by_one_program_while_training_pauses(alone, monkeypatch, tmp_path):
     """Whose time belongs to no rate (see test_metrics)."""
     paused, traced = [], []
-    pause, spaced = loop.Meter.paused, grids.rows
+    pause, spaced = loop.Meter.paused, grids.level_rows
 
     @contextlib.contextmanager
     def recorded(meter):

@@ -139,7 +139,7 @@ def test_a_share_t_of_hidden_tokens_becomes_a_share_s(rule):
     process, x = Masked(3, rule), tokens(6, 20000, vocabulary=3)
     t, s = jnp.array([1.0, 0.8, 0.5, 0.3, 0.6, 0.9]), jnp.array([0.9, 0.2, 0.5, 0.0, 0.59, 0.899])
     z, _ = process.corrupt(keys(6), x, t)
-    moved = process.move(keys(6, seed=1), z, jax.random.normal(jax.random.key(0), (6, 20000, 3)), t, s)
+    moved = process.step(keys(6, seed=1), z, jax.random.normal(jax.random.key(0), (6, 20000, 3)), t, s)
     np.testing.assert_allclose(np.mean(moved == 3, axis=1), s, atol=5 * np.sqrt(0.25 / 20000))
     np.testing.assert_array_equal(moved[2], z[2])  # who stays where it is waits
     assert np.all(moved[3] != 3)
@@ -150,7 +150,7 @@ def test_what_is_visible_is_never_drawn_anew_in_one_step(rule):
     """It stays, but for what ReMDM hides: min(cap, s / (1 - t)) of it."""
     process, z = Masked(3, rule), jnp.tile(jnp.array([0, 2, 3, 1]), (2, 10000))
     t, s = jnp.array([0.5, 0.9]), jnp.array([0.4, 0.05])
-    moved = process.move(keys(2), z, jnp.zeros((2, 40000, 3)), t, s)
+    moved = process.step(keys(2), z, jnp.zeros((2, 40000, 3)), t, s)
     before, after = np.asarray(z[:, z[0] != 3]), np.asarray(moved[:, z[0] != 3])
     assert np.all((after == before) | (after == 3))
     sigma = {"remask": (0.02, 0.02), "remask without a cap": (0.8, 0.5)}
@@ -163,27 +163,27 @@ def test_an_example_moves_alike_in_any_batch(rule):
     process, t, s = Masked(5, rule), jnp.array([0.7, 0.5, 0.4]), jnp.array([0.5, 0.4, 0.1])
     z, _ = process.corrupt(keys(3), tokens(3, 40), t)
     logits = jax.random.normal(jax.random.key(0), (3, 40, 5))
-    alone = [process.move(keys(3)[i : i + 1], *(a[i : i + 1] for a in (z, logits, t, s)))[0] for i in range(3)]
-    np.testing.assert_array_equal(process.move(keys(3), z, logits, t, s), np.stack(alone))
+    alone = [process.step(keys(3)[i : i + 1], *(a[i : i + 1] for a in (z, logits, t, s)))[0] for i in range(3)]
+    np.testing.assert_array_equal(process.step(keys(3), z, logits, t, s), np.stack(alone))
 
 
 def test_the_surest_are_revealed_first_whatever_is_drawn_and_as_many_as_the_level_says():
     sure = np.array([[3.0, 1.0, 5.0, 2.0, 9.0, 4.0]])
     z = jnp.array([[2, 2, 2, 2, 0, 2]])  # one is visible, and does not count
-    move = jax.vmap(Masked(2, confident).move, in_axes=(0, None, None, None, None))
+    move = jax.vmap(Masked(2, confident).step, in_axes=(0, None, None, None, None))
     logits = jnp.asarray(np.stack([sure, np.zeros_like(sure)], -1))
     for s, seen in ((0.8, [2, 4]), (0.6, [2, 4, 5]), (0.2, [0, 2, 3, 4, 5])):
         moved = move(jax.random.split(jax.random.key(0), (50, 1)), z, logits, jnp.ones(1), jnp.array([s]))
         np.testing.assert_array_equal(moved != 2, np.tile(np.isin(np.arange(6), seen), (50, 1, 1)))
     t, s = jnp.ones((1, 2)), jnp.array([[1.0, 1 / 3]])  # two groups, of which the first waits
-    moved = Masked(2, confident).move(keys(1), jnp.full((1, 6), 2), logits, t, s)
+    moved = Masked(2, confident).step(keys(1), jnp.full((1, 6), 2), logits, t, s)
     assert np.flatnonzero(moved[0] != 2).tolist() == [4, 5]
 
 
 def test_equally_sure_ones_come_in_random_order_and_rounding_errors_choose_none():
     """Where all is hidden, a network with rotary positions says the same of each place, but for the last bits."""
     which, noise = jax.random.split(jax.random.key(0), (600, 1)), 1e-6 * jax.random.normal(jax.random.key(1), (1, 6, 2))
-    move = jax.vmap(Masked(2, confident).move, in_axes=(0, None, None, None, None))
+    move = jax.vmap(Masked(2, confident).step, in_axes=(0, None, None, None, None))
     levels = jnp.ones(1), jnp.array([5 / 6])
     exact, inexact = (move(which, jnp.full((1, 6), 2), logits, *levels) for logits in (0 * noise, noise))
     np.testing.assert_array_equal(exact != 2, inexact != 2)
@@ -219,7 +219,7 @@ def off(move, steps, n=10_000):
 
 
 def test_an_order_chosen_from_the_distributions_is_exact_at_one_token_a_step():
-    assert off(Masked(2, confident).move, 4) < 0.03 < off(Masked(2, confident).move, 1)
+    assert off(Masked(2, confident).step, 4) < 0.03 < off(Masked(2, confident).step, 1)
 
 
 def test_an_order_chosen_by_what_was_drawn_is_not():
@@ -236,7 +236,7 @@ def test_an_order_chosen_by_what_was_drawn_is_not():
 
 @every_rule
 def test_many_small_steps_draw_the_chain(rule):
-    assert off(Masked(2, rule).move, 32) < 0.035
+    assert off(Masked(2, rule).step, 32) < 0.035
 
 
 @pytest.mark.heavy
@@ -245,7 +245,7 @@ def test_tokens_too_rare_for_float32_are_drawn_as_often_as_they_are_due():
     shows hardly any of them (Zheng et al. 2024)."""
     common, count = 2**20, 400
     logits = jnp.full((1, 1, common + 1), -17.0).at[..., common].set(0.0)
-    draw = lambda key: Masked(common + 1).move(
+    draw = lambda key: Masked(common + 1).step(
         key[None], jnp.full((1, 1), common + 1), logits, jnp.ones(1), jnp.zeros(1)
     )
     rare = jnp.sum(jax.lax.map(jax.jit(draw), keys(count)) != common)
@@ -256,7 +256,7 @@ def test_tokens_too_rare_for_float32_are_drawn_as_often_as_they_are_due():
 def test_move_reveals_with_probability_t_minus_s_over_t():
     z = jnp.full((4, 20000), 3)
     t, s = jnp.array([1.0, 0.8, 0.5, 0.3]), jnp.array([0.9, 0.2, 0.5, 0.0])
-    moved = Masked(3).move(keys(4), z, jnp.zeros((4, 20000, 3)), t, s)
+    moved = Masked(3).step(keys(4), z, jnp.zeros((4, 20000, 3)), t, s)
     np.testing.assert_allclose(np.mean(moved != 3, axis=1), (t - s) / t, atol=5 * np.sqrt(0.25 / 20000))
     assert np.all(moved[2] == 3) and np.all(moved[3] != 3)  # nothing at s = t, everything at s = 0
 
@@ -264,7 +264,7 @@ def test_move_reveals_with_probability_t_minus_s_over_t():
 def test_move_draws_from_the_logits_and_keeps_what_is_visible():
     p = jnp.array([0.1, 0.6, 0.3])
     z = jnp.tile(jnp.array([2, 3]), (1, 20000))
-    moved = Masked(3).move(keys(1), z, jnp.tile(jnp.log(p), (1, 40000, 1)), jnp.ones(1), jnp.zeros(1))
+    moved = Masked(3).step(keys(1), z, jnp.tile(jnp.log(p), (1, 40000, 1)), jnp.ones(1), jnp.zeros(1))
     assert np.all(moved[:, ::2] == 2)
     np.testing.assert_allclose(np.bincount(moved[0, 1::2], minlength=3) / 20000, p, atol=0.02)
 
@@ -282,7 +282,7 @@ def test_sampling_two_tokens_errs_by_one_over_the_steps(steps):
     def step(z, move):
         i, t, s = move
         logits = jnp.stack([first[z[:, 1]], second[z[:, 0]]], axis=1)
-        stepped = process.move(fold(keys(n), i), z, logits, jnp.broadcast_to(t, n), jnp.broadcast_to(s, n))
+        stepped = process.step(fold(keys(n), i), z, logits, jnp.broadcast_to(t, n), jnp.broadcast_to(s, n))
         return stepped, None
 
     z, _ = jax.lax.scan(step, process.prior(keys(n), (2,)), (jnp.arange(steps), levels[:-1], levels[1:]))

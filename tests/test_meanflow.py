@@ -13,10 +13,10 @@ from dit_jax.diffusion.gaussian import PREDICTIONS, Gaussian, velocity
 from dit_jax.diffusion.grids import even_log_snr
 from dit_jax.diffusion.keys import example_keys, fold, stream_id
 from dit_jax.diffusion.levels import spans, stratified, uniform
-from dit_jax.diffusion.objective import OBJECTIVES, instantaneous, losses_at, meanflow_losses
+from dit_jax.diffusion.meanflow import SPAN, Span, instantaneous, meanflow_losses
+from dit_jax.diffusion.objective import OBJECTIVES, losses_at
 from dit_jax.diffusion.schedules import SCHEDULES, align
 from dit_jax.diffusion.solvers import SOLVERS
-from dit_jax.diffusion.span import SPAN, Span
 from dit_jax.diffusion.stream import Stream
 
 MEAN, STD = 1.3, 0.5

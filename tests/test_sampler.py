@@ -15,7 +15,7 @@ from dit_jax.diffusion.gaussian import PREDICTIONS, Gaussian
 from dit_jax.diffusion.keys import example_keys
 from dit_jax.diffusion.levels import shifted, uniform
 from dit_jax.diffusion.masked import REVEALS, Masked
-from dit_jax.diffusion.sampler import walk
+from dit_jax.diffusion.sampler import sample_rows
 from dit_jax.diffusion.schedules import SCHEDULES
 from dit_jax.diffusion.solvers import SOLVERS
 from dit_jax.diffusion.stream import Stream
@@ -52,10 +52,10 @@ def entangled(x, t):
 
 @functools.cache
 def sampler(predict, names, drawn, solver):
-    """walk, compiled once for all tests that walk the same way."""
+    """sample_rows, compiled once for all tests that walk the same way."""
     streams = {name: STREAMS[name] for name in names}
     rows = {name: (np.linspace(1, 0, 7) if name in drawn else np.zeros(7)) for name in names}
-    return jax.jit(lambda keys, given: walk(predict, streams, keys, given, rows, SOLVERS[solver]))
+    return jax.jit(lambda keys, given: sample_rows(predict, streams, keys, given, rows, SOLVERS[solver]))
 
 
 def draw(rows, given, solver="2m", predict=entangled, names=tuple(STREAMS)):
@@ -78,7 +78,7 @@ def test_a_sample_is_its_keys_alone(solver):
 
 
 def test_sample_walks_from_one_to_zero():
-    """`sample` is `walk` over the rows of examples 0 ... num - 1, and can be jitted as a whole."""
+    """`sample` is `sample_rows` over the rows of examples 0 ... num - 1, and can be jitted as a whole."""
     wanted = draw(FIRST, {"label": LABELS[:4]})
     sample = lambda labels: dj.sample(entangled, STREAMS, KEY, 4, {"label": labels}, steps=6)
     for found in (sample(LABELS[:4]), jax.jit(sample)(LABELS[:4])):
@@ -207,7 +207,7 @@ def wiener(x, t):
 
 
 def pair(schedule, given=None, n=20_000):
-    x = walk(wiener, PAIR, example_keys(KEY, jnp.arange(n)), given or {}, schedule, SOLVERS["heun"])
+    x = sample_rows(wiener, PAIR, example_keys(KEY, jnp.arange(n)), given or {}, schedule, SOLVERS["heun"])
     return np.stack([x["x"], x["y"]])
 
 

@@ -10,6 +10,7 @@ import pytest
 from dit_jax.config import STREAMS
 from dit_jax.diffusion.ddpm import DDPM
 from dit_jax.diffusion.masked import Masked
+from dit_jax.diffusion.stream import View
 from dit_jax.streams import audio, duration, image, label, past, span, text, video
 from dit_jax.streams.given import read_given
 
@@ -46,12 +47,12 @@ def test_embed_makes_a_token_for_every_position_and_head_makes_the_prediction(st
 @every_stream
 def test_what_is_shown_and_saved_is_one_for_each_example(stream, tmp_path):
     x = np.asarray(stream.process.prior(jax.random.split(jax.random.key(0), 3), stream.shape))
-    if stream.show is not None:
-        assert len(stream.show(x)) == 3
-    if stream.features is not None:
-        assert stream.features(x).ndim == 2 and len(stream.features(x)) == 3
-    if stream.save is not None:
-        files = {stream.save(example, tmp_path / str(i)) for i, example in enumerate(x)}
+    if stream.view.show is not None:
+        assert len(stream.view.show(x)) == 3
+    if stream.view.features is not None:
+        assert stream.view.features(x).ndim == 2 and len(stream.view.features(x)) == 3
+    if stream.view.save is not None:
+        files = {stream.view.save(example, tmp_path / str(i)) for i, example in enumerate(x)}
         assert len(files) == 3 and all(file.parent == tmp_path and file.exists() for file in files)
 
 
@@ -79,7 +80,7 @@ def test_an_image_has_a_row_and_a_column_for_every_patch():
 @pytest.mark.parametrize("channels", [1, 3])
 def test_an_image_shows_minus_one_as_black_and_one_as_white(channels):
     x = np.linspace(-1.5, 1.5, 2 * 4 * 4 * channels).reshape(2, 4, 4, channels).astype(np.float32)
-    shown = image((4, 4, channels)).show(x)
+    shown = image((4, 4, channels)).view.show(x)
     assert shown.shape == x.shape and shown.dtype == np.uint8
     np.testing.assert_array_equal(shown[x <= -1], 0)
     np.testing.assert_array_equal(shown[x >= 1], 255)
@@ -89,7 +90,7 @@ def test_an_image_shows_minus_one_as_black_and_one_as_white(channels):
 
 def test_every_byte_is_shown_as_itself():
     byte = np.arange(256, dtype=np.float32).reshape(1, 16, 16, 1)
-    np.testing.assert_array_equal(image((16, 16, 1)).show(byte / 127.5 - 1), byte)
+    np.testing.assert_array_equal(image((16, 16, 1)).view.show(byte / 127.5 - 1), byte)
 
 
 def test_a_labels_mask_is_its_last_embedding():
@@ -101,7 +102,7 @@ def test_a_labels_mask_is_its_last_embedding():
 
 @pytest.mark.parametrize(("text", "labels"), [("3", [3]), ("0,2,5", [0, 2, 5]), ("all", range(10)), ("9,9", [9, 9])])
 def test_labels_are_read_from_the_shell(text, labels):
-    read = label(10).read(text)
+    read = label(10).view.read(text)
     assert read.dtype == np.int32
     np.testing.assert_array_equal(read, list(labels))
 
@@ -109,13 +110,13 @@ def test_labels_are_read_from_the_shell(text, labels):
 @pytest.mark.parametrize("text", ["cat", "1.5", "", "1,,2", "0-3"])
 def test_what_is_not_a_label_is_an_error_that_says_what_is(text):
     with pytest.raises(ValueError, match=r"integer, a list such as 0,2,5, all or random; not"):
-        label(10).read(text)
+        label(10).view.read(text)
 
 
 @pytest.mark.parametrize(("text", "wrong"), [("10", 10), ("3,-1", -1), ("0,99", 99)])
 def test_a_label_that_does_not_exist_is_an_error_that_names_it(text, wrong):
     with pytest.raises(ValueError, match=rf"label {wrong} does not exist: labels are 0 \.\.\. 9"):
-        label(10).read(text)
+        label(10).view.read(text)
 
 
 def test_given_values_take_turns():
@@ -127,21 +128,21 @@ def test_given_values_take_turns():
 
 def test_a_part_of_a_stream_can_be_given():
     read = lambda text: np.array([[int(word) for word in text]], np.int32)
-    word = dataclasses.replace(label(10), shape=(4,), groups=4, read=read)
+    word = dataclasses.replace(label(10), shape=(4,), groups=4, view=View(read=read))
     assert read_given({"text": word}, ["text=1234:prefix=3"], 1).prefix == {"text": 3}
     for wrong in ("0", "4", "x", "-1", ""):
         with pytest.raises(ValueError, match=r"the prefix of text, 4 groups, should be 1 \.\.\. 3"):
             read_given({"text": word}, [f"text=1234:prefix={wrong}"], 1)
-    gaps = dataclasses.replace(word, read=lambda text: np.array([[1, 10, 10, 4]], np.int32))
+    gaps = dataclasses.replace(word, view=View(read=lambda text: np.array([[1, 10, 10, 4]], np.int32)))
     found = read_given({"text": gaps}, ["text=1**4"], 2)
     assert found.given == {} and found.start["text"].tolist() == [[1, 10, 10, 4]] * 2
 
 
 def test_random_labels_are_uniform_and_always_the_same():
-    labels = label(10).read("random")
+    labels = label(10).view.read("random")
     assert labels.shape == (50_000,) and labels.dtype == np.int32
     assert np.all(np.abs(np.bincount(labels, minlength=10) / 5000 - 1) < 5 / np.sqrt(5000))
-    np.testing.assert_array_equal(labels, label(10).read("random"))
+    np.testing.assert_array_equal(labels, label(10).view.read("random"))
 
 
 @pytest.mark.parametrize("text", ["label", "lable=3", "span=3", "past=3", "=3"])

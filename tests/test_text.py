@@ -45,7 +45,7 @@ def spoken(tokens):
     ],
 )
 def test_one_asterisk_is_a_gap_of_all_that_is_left(said, tokens):
-    found = text(8).read(said)
+    found = text(8).view.read(said)
     assert found.shape == (1, 8) and found.dtype == np.int32
     assert spoken(found[0]) == tokens
 
@@ -59,9 +59,9 @@ def test_a_text_with_a_gap_is_where_samples_start_and_a_whole_one_is_given():
 def test_a_file_is_read_as_it_is(tmp_path):
     file = tmp_path / "psalm.txt"
     file.write_bytes("é*\n".encode())
-    assert text(5).read(f"@{file}").tolist() == [[0xC3, 0xA9, HIDDEN, HIDDEN, 10]]
+    assert text(5).view.read(f"@{file}").tolist() == [[0xC3, 0xA9, HIDDEN, HIDDEN, 10]]
     with pytest.raises(FileNotFoundError):
-        text(5).read("@nowhere.txt")
+        text(5).view.read("@nowhere.txt")
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_a_file_is_read_as_it_is(tmp_path):
 )
 def test_what_is_no_text_is_an_error_that_says_why(said, vocabulary, complaint):
     with pytest.raises(ValueError, match=complaint):
-        text(5, vocabulary).read(said)
+        text(5, vocabulary).view.read(said)
 
 
 def test_configs_choose_what_there_is():
@@ -82,11 +82,11 @@ def test_configs_choose_what_there_is():
 def test_what_is_shown_and_saved_is_what_was_read(tmp_path):
     stream = text(16)
     for said in ("seven", "In the\nbeginning", "é ↔ 七"):
-        assert stream.show(stream.read(said)) == [said]
-        file = stream.save(stream.read(said)[0], tmp_path / "1.5")
+        assert stream.view.show(stream.view.read(said)) == [said]
+        file = stream.view.save(stream.view.read(said)[0], tmp_path / "1.5")
         assert file == tmp_path / "1.5.txt" and file.read_text(encoding="utf-8") == said
-    assert stream.show(np.array([[HIDDEN, 0xFF, 0, 65]])) == ["�A"]
-    assert text(3, 128).show(np.array([[128, 0, 65]])) == ["A"]
+    assert stream.view.show(np.array([[HIDDEN, 0xFF, 0, 65]])) == ["�A"]
+    assert text(3, 128).view.show(np.array([[128, 0, 65]])) == ["A"]
 
 
 # ---- Tokens of several bytes: th, "the", and "he " ----
@@ -105,19 +105,19 @@ THE = 257
     ],
 )
 def test_a_gap_is_of_hidden_tokens_and_what_is_beside_it_is_encoded_by_itself(said, tokens):
-    assert text(6, merges=MERGES).read(said).tolist() == [tokens]
+    assert text(6, merges=MERGES).view.read(said).tolist() == [tokens]
 
 
 def test_tokens_are_shown_saved_and_spelled_as_the_bytes_that_they_stand_for(tmp_path):
     stream = text(6, merges=MERGES)
-    assert stream.show(stream.read("he the*")) == ["he the"]
-    assert stream.save(stream.read("the é")[0], tmp_path / "1").read_text(encoding="utf-8") == "the é"
-    assert stream.spell(np.array([[THE, 0, 260, 0xFF, 259, 260]])) == [b"the\0\xffhe "]
+    assert stream.view.show(stream.view.read("he the*")) == ["he the"]
+    assert stream.view.save(stream.view.read("the é")[0], tmp_path / "1").read_text(encoding="utf-8") == "the é"
+    assert stream.view.to_bytes(np.array([[THE, 0, 260, 0xFF, 259, 260]])) == [b"the\0\xffhe "]
 
 
 def test_what_is_no_text_of_tokens_is_an_error_that_says_why():
     with pytest.raises(ValueError, match="is 5 tokens long, and the text has 3"):
-        text(3, merges=MERGES).read("the the the")
+        text(3, merges=MERGES).view.read("the the the")
     with pytest.raises(ValueError, match="vocabulary = 128 should be 256"):
         text(3, 128, merges=MERGES)
 
@@ -218,7 +218,7 @@ def test_an_untrained_model_pays_alike_for_every_token_and_bits_are_counted_by_t
     real = {split: {"text": texts} for split in ("train", "test")}
     how = dataclasses.replace(run.sample, num=4, batch=8, steps=2)
     row = next(evaluation.score(run, params, make_mesh(), how, real))
-    size = sum(map(len, run.streams["text"].spell(texts)))
+    size = sum(map(len, run.streams["text"].view.to_bytes(texts)))
     assert size > texts.size
     assert row["scores"]["bits_per_byte"] == pytest.approx(texts.size * np.log2(260) / size)
     loss = run.streams["text"].process.loss(np.zeros((1, 32, 260)), texts[:1], np.ones(1))

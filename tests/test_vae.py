@@ -246,11 +246,11 @@ def test_a_config_that_does_not_fit_is_named(published, tmp_path, config):
 
 def test_latents_are_seen_through_their_vae(published, tmp_path, quick):
     """Pictures read are encoded as diffusers encodes them, and what is shown is decoded so, in any number."""
-    stream = pretrained.through(dj.streams.image((4, 6, 4), codec=pretrained.fingerprint(published)), published)
+    stream = pretrained.with_vae(dj.streams.image((4, 6, 4), codec=pretrained.fingerprint(published)), published)
     rng = np.random.default_rng(0)
     for name in ("a.png", "b.png"):
         Image.fromarray(rng.integers(256, size=(8, 12, 3), dtype=np.uint8)).save(tmp_path / name)
-    latents = stream.read(f"{tmp_path / 'a.png'},{tmp_path / 'b.png'}")
+    latents = stream.view.read(f"{tmp_path / 'a.png'},{tmp_path / 'b.png'}")
     pixels = np.stack([np.asarray(Image.open(tmp_path / name), np.float32) for name in ("a.png", "b.png")]) / 127.5 - 1
     model = AutoencoderKL.from_pretrained(published).eval()
     scale = model.config.scaling_factor
@@ -259,7 +259,7 @@ def test_latents_are_seen_through_their_vae(published, tmp_path, quick):
         many = torch.cat([mean] * 9 + [mean[:1]])  # 19, which no batch divides
         wanted = model.decode(many / scale).sample.permute(0, 2, 3, 1).numpy()
     assert apart(latents, mean) < 1e-4
-    found = stream.show(many.permute(0, 2, 3, 1).numpy())
+    found = stream.view.show(many.permute(0, 2, 3, 1).numpy())
     assert found.shape == (19, 8, 12, 3) and found.dtype == np.uint8
     # As the published samplers round: clamp(127.5 x + 128) to 0 ... 255, and cut.
     assert np.max(np.abs(found - np.clip(127.5 * wanted + 128, 0, 255).astype(np.uint8).astype(int))) <= 1
@@ -267,6 +267,6 @@ def test_latents_are_seen_through_their_vae(published, tmp_path, quick):
 
 def test_latents_of_another_vae_are_not_shown(published):
     with pytest.raises(ValueError, match=r"has the sha256 [0-9a-f]{64}, and the latents are of the VAE abc"):
-        pretrained.through(dj.streams.image((4, 4, 4), codec="abc"), published)
+        pretrained.with_vae(dj.streams.image((4, 4, 4), codec="abc"), published)
     with pytest.raises(ValueError, match="makes latents of 4 channels, and these have 3"):
-        pretrained.through(dj.streams.image((4, 4, 3)), published)
+        pretrained.with_vae(dj.streams.image((4, 4, 3)), published)

@@ -18,7 +18,7 @@ from dit_jax.diffusion.keys import example_keys, normal
 from dit_jax.diffusion.levels import uniform
 from dit_jax.diffusion.masked import Masked
 from dit_jax.diffusion.rollout import rollout
-from dit_jax.diffusion.sampler import walk
+from dit_jax.diffusion.sampler import sample_rows
 from dit_jax.diffusion.schedules import align
 from dit_jax.diffusion.solvers import SOLVERS
 from dit_jax.diffusion.stream import Stream
@@ -84,19 +84,20 @@ def test_what_is_saved_is_read_again(tmp_path):
     """Grey levels to the last bit, also where frames are alike, which a GIF stores as one."""
     stream, clip = video((6, 16, 16, 1)), bytes_in((6, 16, 16, 1))
     clip[3] = clip[2]
-    file = stream.save(clip, tmp_path / "a.b")
+    file = stream.view.save(clip, tmp_path / "a.b")
     assert file == tmp_path / "a.b.gif"
     with Image.open(file) as written:
         assert written.size == (128, 128) and written.info["loop"] == 0
-    np.testing.assert_array_equal(stream.read(str(file)), clip[None])
-    other = stream.save(clip[::-1], tmp_path / "b")
-    np.testing.assert_array_equal(stream.read(f"{file},{other}"), [clip, clip[::-1]])
+    np.testing.assert_array_equal(stream.view.read(str(file)), clip[None])
+    other = stream.view.save(clip[::-1], tmp_path / "b")
+    np.testing.assert_array_equal(stream.view.read(f"{file},{other}"), [clip, clip[::-1]])
 
 
 def test_colours_are_saved_as_nearly_as_a_palette_can(tmp_path):
     stream = video((3, 4, 4, 3), patch=(1, 2, 2))
     clip = bytes_in((3, 4, 4, 3))  # 16 colours a frame
-    np.testing.assert_allclose(stream.read(str(stream.save(clip, tmp_path / "a"))), clip[None], atol=8 / 127.5)
+    file = stream.view.save(clip, tmp_path / "a")
+    np.testing.assert_allclose(stream.view.read(str(file)), clip[None], atol=8 / 127.5)
 
 
 def test_a_still_image_is_the_beginning_of_a_clip(tmp_path):
@@ -110,8 +111,8 @@ def test_a_still_image_is_the_beginning_of_a_clip(tmp_path):
 
 def test_a_short_clip_is_a_beginning_or_an_error_that_says_how_long_it_is(tmp_path):
     clip, stream = bytes_in((3, 4, 4, 1)), video((6, 4, 4, 1), patch=(2, 2, 2))
-    file, longer = video((3, 4, 4, 1), patch=(1, 2, 2)).save(clip, tmp_path / "a"), bytes_in((4, 4, 4, 1))
-    longer = video((4, 4, 4, 1), patch=(1, 2, 2)).save(longer, tmp_path / "b")
+    file, longer = video((3, 4, 4, 1), patch=(1, 2, 2)).view.save(clip, tmp_path / "a"), bytes_in((4, 4, 4, 1))
+    longer = video((4, 4, 4, 1), patch=(1, 2, 2)).view.save(longer, tmp_path / "b")
     said = read_given({"clip": stream}, [f"clip={file}:prefix=1"], 1)
     np.testing.assert_array_equal(said.given["clip"][0, :2], clip[:2])
     for ending in ("", f",{longer}", ":prefix=2", f",{longer}:prefix=2"):
@@ -122,19 +123,19 @@ def test_a_short_clip_is_a_beginning_or_an_error_that_says_how_long_it_is(tmp_pa
 
 
 def test_what_cannot_be_read_is_an_error_that_names_it(tmp_path):
-    file = video((5, 4, 4, 1)).save(bytes_in((5, 4, 4, 1)), tmp_path / "a")
+    file = video((5, 4, 4, 1)).view.save(bytes_in((5, 4, 4, 1)), tmp_path / "a")
     with pytest.raises(ValueError, match=r"a.gif has 5 frames, and a clip here has 4: cut"):
-        video((4, 4, 4, 1)).read(str(file))
+        video((4, 4, 4, 1)).view.read(str(file))
     (tmp_path / "b.gif").write_bytes(b"GIF89a")
     for name in ("b.gif", "none.gif"):
         with pytest.raises(OSError, match=name):
-            video((4, 4, 4, 1)).read(str(tmp_path / name))
+            video((4, 4, 4, 1)).view.read(str(tmp_path / name))
 
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_a_strip_shows_the_frames_from_left_to_right(channels):
     clip = bytes_in((2, 3, 4, 5, channels))
-    strip = video((3, 4, 5, channels), patch=(1, 1, 1)).show(clip)
+    strip = video((3, 4, 5, channels), patch=(1, 1, 1)).view.show(clip)
     assert strip.shape == (2, 4, 15, channels) and strip.dtype == np.uint8
     for frame in range(3):
         np.testing.assert_array_equal(strip[:, :, 5 * frame : 5 * frame + 5], np.rint((clip[:, frame] + 1) * 127.5))
@@ -303,7 +304,9 @@ def matrices(rows, tubelet=1, given=False, solver="heun"):
     def run(noise, value):
         keys = example_keys(KEY, jnp.arange(4))
         given_here = {"x": value} if given else {}
-        return walk(wiener, series(tubelet), keys, given_here, {"x": rows}, SOLVERS[solver], start={"x": noise})["x"]
+        return sample_rows(wiener, series(tubelet), keys, given_here, {"x": rows}, SOLVERS[solver], start={"x": noise})[
+            "x"
+        ]
 
     basis = jnp.eye(4)[..., None]
     return run(basis, 0 * basis)[..., 0].T, run(0 * basis, basis)[..., 0].T
@@ -319,7 +322,7 @@ def test_frames_at_one_level_have_the_covariance_of_the_data(tubelet):
 @exact
 @pytest.mark.parametrize(("groups", "tubelet"), [(1, 1), (2, 1), (3, 1), (1, 2)])
 def test_frames_after_a_given_beginning_are_what_follows_it(groups, tubelet):
-    rows = grids.rows(series(tubelet), {"x"}, STEPS, prefix={"x": groups})["x"]
+    rows = grids.level_rows(series(tubelet), {"x"}, STEPS, prefix={"x": groups})["x"]
     noise, beginning = matrices(rows, tubelet, given=True)
     k, c = groups * tubelet, covariance(4)
     slope = c[k:, :k] @ np.linalg.inv(c[:k, :k])
@@ -340,8 +343,8 @@ def test_frame_after_frame_is_a_schedule_too(solver, lag):
 
 def drawing(streams):
     def draw(keys, given, prefix):
-        rows = grids.rows(streams, given, STEPS, prefix=prefix)
-        return walk(wiener, streams, keys, given, rows, SOLVERS["heun"])
+        rows = grids.level_rows(streams, given, STEPS, prefix=prefix)
+        return sample_rows(wiener, streams, keys, given, rows, SOLVERS["heun"])
 
     return draw
 

@@ -277,11 +277,10 @@ def not_drawn(config: dict) -> Any:
 def saved(config: dict) -> Any:
     """The first drawn stream that has files, as a file."""
     run = build(config)
-    name = next(name for name, stream in run.streams.items() if stream.save is not None)
+    name = next(name for name, stream in run.streams.items() if stream.view.save is not None)
     with tempfile.TemporaryDirectory() as folder:
-        return (
-            run.streams[name].save(np.linspace(-1, 1, 32, dtype=np.float32)[:, None], Path(folder) / "x").read_bytes()
-        )
+        save = run.streams[name].view.save
+        return save(np.linspace(-1, 1, 32, dtype=np.float32)[:, None], Path(folder) / "x").read_bytes()
 
 
 # The table. ----------------------------------------------------------------------------------------------------------

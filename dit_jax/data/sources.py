@@ -14,8 +14,6 @@ from PIL import Image
 
 from dit_jax.data.folder import MODES, Folder, fit
 from dit_jax.data.latents import Latents
-from dit_jax.diffusion.gaussian import Gaussian
-from dit_jax.diffusion.masked import Masked
 from dit_jax.diffusion.stream import Stream, Streams
 from dit_jax.names import nearest
 
@@ -133,7 +131,7 @@ def check_features(name: str, info: "DatasetInfo", streams: Streams) -> None:
 
 def check_image(name: str, key: str, found_shape: tuple, found_codec: str, stream: Stream) -> None:
     """Compare images, or latents of a VAE, with their stream; None in a shape is any size."""
-    shape, codec = stream.shape, stream.codec
+    shape, codec = stream.shape, stream.codec_id
     if found_codec != codec:
         found, wanted = (f"latents of the VAE {sha256}" if sha256 else "images" for sha256 in (found_codec, codec))
         raise ValueError(
@@ -148,8 +146,8 @@ def check_image(name: str, key: str, found_shape: tuple, found_codec: str, strea
 
 def check_merges(name: str, key: str, found: str, stream: Stream) -> None:
     """Compare tokens of a byte-pair encoding, or what has none, with their stream."""
-    if isinstance(stream.process, Masked) and found != stream.codec:
-        has, wanted = (len(merges.split()) for merges in (found, stream.codec))
+    if stream.process.vocabulary is not None and found != stream.codec_id:
+        has, wanted = (len(merges.split()) for merges in (found, stream.codec_id))
         raise ValueError(
             f"{name} has {key} of {has} merges, but streams.{key}.merges are {'other ' * (has == wanted)}{wanted}: set "
             "them to those in the data set's metadata.json, if it has any, or choose another data set"
@@ -158,7 +156,7 @@ def check_merges(name: str, key: str, found: str, stream: Stream) -> None:
 
 def check_classes(name: str, key: str, found: int, streams: Streams) -> None:
     process = streams[key].process if key in streams else None
-    if isinstance(process, Masked) and process.vocabulary != found:
+    if process is not None and process.vocabulary not in (None, found):
         raise ValueError(f"{name} has {found} classes, but streams.{key}.classes is {process.vocabulary}")
 
 
@@ -188,7 +186,7 @@ def read_record(stream: Stream, is_image: bool, value) -> np.ndarray:
         with Image.open(io.BytesIO(value)) as image:
             return fit(image, stream.shape)
     value = np.asarray(value)
-    if value.dtype == np.uint8 and isinstance(stream.process, Gaussian):
+    if value.dtype == np.uint8 and stream.process.is_continuous:
         return value.astype(np.float32) / 127.5 - 1
     return value.astype(stream.process.dtype)
 
@@ -205,9 +203,9 @@ class Synthetic:
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
         rng = np.random.default_rng(index)
         return {
-            name: np.asarray(rng.integers(stream.process.vocabulary, size=stream.shape), np.int32)
-            if isinstance(stream.process, Masked)
-            else rng.standard_normal(stream.shape, np.float32)
+            name: rng.standard_normal(stream.shape, np.float32)
+            if stream.process.is_continuous
+            else np.asarray(rng.integers(stream.process.vocabulary, size=stream.shape), np.int32)
             for name, stream in self.streams.items()
         }
 

@@ -10,12 +10,13 @@ So a step's standard deviation is that of the posterior times (sigma_t / sigma_s
 """
 
 import dataclasses
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from dit_jax.diffusion.gaussian import Clock, Gaussian, Line, noise, timestep
+from dit_jax.diffusion.gaussian import Gaussian, Line, TimeInput, noise, timestep
 from dit_jax.diffusion.schedules import Schedule, align, linear
 
 
@@ -26,7 +27,7 @@ class DDPM(Gaussian):
     schedule: Schedule = linear
     prediction: Line = noise
     loss_in: Line = noise
-    clock: Clock = timestep
+    clock: TimeInput = timestep
     outputs: int = 2
     steps: int = 1000
 
@@ -70,6 +71,14 @@ class DDPM(Gaussian):
             return beta, beta * (sigma_s / sigma_t) ** 2
 
         return step(t)[0], step(jnp.maximum(t, 2 / self.steps))[1]
+
+
+def ddpm() -> DDPM:
+    """DDPM's process, as a config names it: the paper leaves nothing open."""
+    return DDPM()
+
+
+PROCESSES: dict[str, Callable[..., Gaussian]] = {"gaussian": Gaussian, "ddpm": ddpm}
 
 
 def _fraction(prediction: Array) -> Array:

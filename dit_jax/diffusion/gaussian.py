@@ -20,16 +20,20 @@ conversion.
 
 import dataclasses
 from collections.abc import Callable
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from dit_jax.diffusion import keys as rng
-from dit_jax.diffusion.schedules import Schedule, align, derivative, log_snr, rectified
+from dit_jax.diffusion.process import Process
+from dit_jax.diffusion.schedules import SCHEDULES, Schedule, align, derivative, log_snr, rectified
+from dit_jax.schema import Range, check_fields
 
 Line = Callable[[Schedule, Array], tuple[Array, Array]]
-Clock = Callable[[Schedule, Array], Array]
+TimeInput = Callable[[Schedule, Array], Array]
 
 
 def x(schedule: Schedule, t: Array) -> tuple[Array, Array]:
@@ -70,7 +74,7 @@ def edm(data_std: float = 0.5) -> Line:
 PREDICTIONS: dict[str, Line] = {"x": x, "noise": noise, "v": v, "velocity": velocity, "edm": edm()}
 
 
-def thousandth(schedule: Schedule, t: Array) -> Array:
+def t_1000(schedule: Schedule, t: Array) -> Array:
     """1000 t."""
     return 1000.0 * t
 
@@ -80,47 +84,56 @@ def timestep(schedule: Schedule, t: Array) -> Array:
     return 1000.0 * t - 1
 
 
-def reversed_unit(schedule: Schedule, t: Array) -> Array:
+def one_minus_t(schedule: Schedule, t: Array) -> Array:
     """SiT's time, which runs from noise at 0 to data at 1."""
     return 1 - t
 
 
-def quarter_log(schedule: Schedule, t: Array) -> Array:
+def c_noise(schedule: Schedule, t: Array) -> Array:
     """EDM's c_noise = log(sigma / alpha) / 4, within bounds."""
     return jnp.clip(-log_snr(schedule, t) / 4, -5.0, 5.0)
 
 
-# What the network is told of a level.
-CLOCKS: dict[str, Clock] = {
-    "thousandth": thousandth,
+# What the timestep embedding is fed. The last three are the former names, which configs may have.
+TIME_INPUTS: dict[str, TimeInput] = {
+    "t_1000": t_1000,
     "timestep": timestep,
-    "reversed_unit": reversed_unit,
-    "quarter_log": quarter_log,
+    "one_minus_t": one_minus_t,
+    "c_noise": c_noise,
+    "thousandth": t_1000,
+    "reversed_unit": one_minus_t,
+    "quarter_log": c_noise,
 }
 
 
 @dataclasses.dataclass(frozen=True)
-class Gaussian:
-    """How a real-valued stream is noised, and what is learnt about it.
+class Gaussian(Process):
+    """Gaussian diffusion or flow matching, z = alpha x + sigma noise: the process of a real-valued stream.
 
     schedule: t -> (alpha, sigma). prediction: what the network returns. loss_in: the prediction in whose space the
     squared error is taken. clamp: that error counts at most 1/clamp times the network's own (x-prediction with
-    velocity loss divides by max(t, 0.05), as in JiT, arXiv 2511.13720). clock: what the network is told of t.
-    outputs: values that it returns for each channel, one after the other; the prediction is the first of them, and a
-    plain Gaussian has no use for more, which published SiT weights have.
+    velocity loss divides by max(t, 0.05), as in JiT, arXiv 2511.13720). clock: what the timestep embedding is fed.
+    outputs: values that the network returns for each channel, one after the other; the prediction is the first of them,
+    and a plain Gaussian has no use for more, which published SiT weights have.
+
+    Rows of SCHEDULES, PREDICTIONS and TIME_INPUTS may be given by their names. Raises ConfigError for a name that does
+    not exist, and for a number out of range.
     """
 
-    schedule: Schedule = rectified
-    prediction: Line = x
-    loss_in: Line = velocity
-    clamp: float = 0.05
-    clock: Clock = thousandth
-    outputs: int = 1
+    schedule: Annotated[Schedule, SCHEDULES] = rectified
+    prediction: Annotated[Line, PREDICTIONS] = x
+    loss_in: Annotated[Line, PREDICTIONS] = velocity
+    clamp: Annotated[float, Range(above=0)] = 0.05
+    clock: Annotated[TimeInput, TIME_INPUTS] = t_1000
+    outputs: Annotated[int, Range(at_least=1)] = 1
 
-    dtype = jnp.float32
+    is_continuous = True
+
+    def __post_init__(self):
+        check_fields(self)
 
     @property
-    def top(self) -> float:
+    def top(self) -> float:  # type: ignore[override]
         """The highest level a sampler may start from: 1, or just below where the prediction says nothing about x."""
         with jax.ensure_compile_time_eval():  # a number, also while a sampler is being traced
             det = float(self._determinant(self.prediction, jnp.ones(())))
@@ -159,6 +172,12 @@ class Gaussian:
     def flow(self, z: Array, prediction: Array, t: Array) -> Array:
         """dz/dt of the probability flow (Song et al. 2021): the velocity of what z and the prediction determine."""
         return dataclasses.replace(self, prediction=velocity).join(*self.split(z, prediction, t), t)
+
+    def level_row(self, grid: Callable, steps: int) -> np.ndarray:
+        return grid(self.schedule, steps)
+
+    def predicts(self, line: Line) -> bool:
+        return self.prediction is line
 
     def spread(self, prediction: Array, ratio: Array) -> Array:
         """Factor on the standard deviation of an ancestral step that takes sigma down by `ratio`: 1, unless learned."""

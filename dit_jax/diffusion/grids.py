@@ -1,6 +1,7 @@
-"""Noise levels that a sampler walks through: one row of them a stream.
+"""Timestep spacing: the noise levels of a sampler's steps, one row of them for each stream.
 
-A grid is a function (schedule, steps) -> the steps + 1 levels of a Gaussian stream, from 1 down to 0.
+A grid is a function (schedule, steps) -> the steps + 1 levels of a Gaussian stream, from 1 down to 0. `level_rows`
+makes of it the rows of a whole sample: what is given stays at 0, what is marginalised out at 1, and the rest goes down.
 """
 
 from collections.abc import Callable, Iterable
@@ -9,14 +10,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dit_jax.diffusion.gaussian import Gaussian
 from dit_jax.diffusion.levels import shifted
 from dit_jax.diffusion.schedules import Schedule, level_at
-from dit_jax.diffusion.stream import Streams, generation_order
+from dit_jax.diffusion.stream import Stream, Streams, generation_order
+from dit_jax.diffusion.stream import drawn as able
 
 Grid = Callable[[Schedule, int], np.ndarray]
 
-LOUDEST, QUIETEST = 80.0, 0.002  # EDM's range of sigma / alpha
+SIGMA_MAX, SIGMA_MIN = 80.0, 0.002  # EDM's range of sigma / alpha
 
 
 def uniform(schedule: Schedule, steps: int) -> np.ndarray:
@@ -26,12 +27,12 @@ def uniform(schedule: Schedule, steps: int) -> np.ndarray:
 
 def even_log_snr(schedule: Schedule, steps: int) -> np.ndarray:
     """Even in log(sigma / alpha), over EDM's range (Lu et al. 2022)."""
-    return _through(schedule, np.exp(np.linspace(np.log(LOUDEST), np.log(QUIETEST), steps)))
+    return _at_ratios(schedule, np.exp(np.linspace(np.log(SIGMA_MAX), np.log(SIGMA_MIN), steps)))
 
 
 def karras(schedule: Schedule, steps: int) -> np.ndarray:
     """Even in (sigma / alpha)^(1/7), over EDM's range (Karras et al. 2022, eq. 5)."""
-    return _through(schedule, np.linspace(LOUDEST ** (1 / 7), QUIETEST ** (1 / 7), steps) ** 7)
+    return _at_ratios(schedule, np.linspace(SIGMA_MAX ** (1 / 7), SIGMA_MIN ** (1 / 7), steps) ** 7)
 
 
 def timesteps(schedule: Schedule, steps: int) -> np.ndarray:
@@ -53,7 +54,7 @@ GRIDS: dict[str, Grid] = {
 }
 
 
-def rows(
+def level_rows(
     streams: Streams,
     given: Iterable[str],
     steps: int,
@@ -65,42 +66,44 @@ def rows(
     """The levels of each stream before and after each of a sampler's steps: {name: [steps + 1] or [steps + 1, G]}.
 
     A given stream stays at 0, one that is drawn goes from 1 to 0, any other stays at 1: it is marginalised out. drawn:
-    which are drawn, or None for all that can be.
-    prefix: how many groups of a given stream are given, the first ones; the others are drawn. Masked streams have no
-    sigma: they go evenly in t. Where a stream has a past, these are the steps of each of its groups, which take turns:
+    which are drawn, or None for all that can be. prefix: how many groups of a given stream are given, the first ones;
+    the others are drawn. Where a stream has a past, these are the steps of each of its groups, one group after another:
     a staircase, as long as it takes to draw them all.
     """
-    first, turns = prefix or {}, generation_order(streams)
-    known = {name: first.get(name, s.groups if name in given else 0) for name, s in streams.items()}
-    wanted = {name for name, s in streams.items() if s.head is not None and (drawn is None or name in drawn)}
-    # What is drawn in the same turn goes down together, for `steps` steps.
-    begins = {name: np.broadcast_to(turns[name], streams[name].groups)[known[name] :] for name in wanted}
-    stages = np.unique(np.concatenate([[], *begins.values()]))
-    places = np.arange(steps * max(len(stages), 1) + 1)
+    prefix, order = prefix or {}, generation_order(streams)
+    given_groups = {name: prefix.get(name, s.groups if name in given else 0) for name, s in streams.items()}
+    wanted = {name for name in able(streams) if drawn is None or name in drawn}
+    # What is drawn at the same time goes down together, for `steps` steps.
+    times = {name: np.broadcast_to(order[name], streams[name].groups)[given_groups[name] :] for name in wanted}
+    stages = np.unique(np.concatenate([[], *times.values()]))
+    length = steps * max(len(stages), 1) + 1
 
-    def row(name, stream):
-        if stream.copies or known[name] == stream.groups:
-            return np.zeros(len(places))
-        levels = np.ones(len(places))
+    def row(name: str, stream: Stream) -> np.ndarray:
+        if stream.past_of or given_groups[name] == stream.groups:
+            return np.zeros(length)
+        levels = np.ones(length)
         if name in wanted:
-            process = stream.process
-            levels = grid(process.schedule, steps) if isinstance(process, Gaussian) else np.linspace(1, 0, steps + 1)
-            levels = np.minimum(shifted(levels, shift), process.top)
-            begin = steps * np.searchsorted(stages, turns[name])
-            levels = levels[np.clip(np.subtract.outer(places, begin), 0, steps)]
-        if name not in first:
+            down = np.minimum(shifted(stream.process.level_row(grid, steps), shift), stream.process.top)
+            levels = _staircase(down, steps * np.searchsorted(stages, order[name]), length)
+        if name not in prefix:
             return levels
-        return np.where(np.arange(stream.groups) < first[name], 0.0, levels.reshape(len(places), -1))
+        return np.where(np.arange(stream.groups) < prefix[name], 0.0, levels.reshape(length, -1))
 
     return {name: row(name, stream) for name, stream in streams.items()}
 
 
-def moving(schedule: dict[str, np.ndarray]) -> list[str]:
+def _staircase(down: np.ndarray, begin: np.ndarray, length: int) -> np.ndarray:
+    """[length, *begin.shape]: at the top until the step `begin` of each group, down in the steps after it, then
+    clean."""
+    return down[np.clip(np.subtract.outer(np.arange(length), begin), 0, len(down) - 1)]
+
+
+def moving(rows: dict[str, np.ndarray]) -> list[str]:
     """The streams whose levels change along their rows."""
-    return [name for name, row in schedule.items() if np.any(row[0] != row[-1])]
+    return [name for name, row in rows.items() if np.any(row[0] != row[-1])]
 
 
-def _through(schedule: Schedule, ratios: np.ndarray) -> np.ndarray:
+def _at_ratios(schedule: Schedule, ratios: np.ndarray) -> np.ndarray:
     """Levels with these falling sigma / alpha, the first moved up to t = 1, where samples start, and t = 0 after."""
     with jax.ensure_compile_time_eval():  # numbers, also while a sampler is being traced
         levels = np.array(level_at(schedule, -jnp.log(jnp.asarray(ratios))))

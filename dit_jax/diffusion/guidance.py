@@ -1,7 +1,7 @@
-"""Guidance: functions predict -> predict that lead away from what a weak network says.
+"""Classifier-free guidance, autoguidance and their variants: functions predict -> predict.
 
-Who is weak: a worse network (`autoguidance`), or the same one without what is given (`classifier_free`). How strong and
-weak are combined in a Gaussian stream is a row of COMBINE:
+All lead away from a weak prediction: that of a worse network (`autoguidance`), or the unconditional one of the same
+network (`classifier_free`). How strong and weak are combined in a Gaussian stream is a row of COMBINE:
 
     combine      guided                                                                of
     linear       strong + w (strong - weak)                                            any prediction alike
@@ -14,20 +14,21 @@ strong, but that zero_star also holds the start.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
+from typing import cast
 
 import jax.numpy as jnp
 from jax import Array
 
 from dit_jax.diffusion import gaussian
 from dit_jax.diffusion.gaussian import Gaussian, Line
-from dit_jax.diffusion.objective import Predict, Sample
+from dit_jax.diffusion.process import Process
 from dit_jax.diffusion.schedules import align
-from dit_jax.diffusion.stream import Process, Processes
+from dit_jax.diffusion.stream import Arrays, Levels, Predict, Processes
 from dit_jax.names import check_names
 
-# (predict, {name of a given stream: what it holds when absent}, the process of every stream) -> predict
-Guidance = Callable[[Predict, Sample, Processes], Predict]
+# (predict, {name of a given stream: its prior}, the process of every stream) -> predict
+Guidance = Callable[[Predict, Arrays, Processes], Predict]
 
 # How far guidance leads beyond strong: its scale less one (w of Ho & Salimans 2022). A number, or traced.
 Weight = float | Array
@@ -58,12 +59,13 @@ def rescaled(phi: float = 0.7) -> Combine:
     return combine
 
 
-def spoken_in(line: Line, combine: Combine) -> Combine:
-    """The same on predictions of another kind. Not finite where either leaves (x, noise) open, as x does at t = 0."""
+def in_prediction_space(line: Line, combine: Combine) -> Combine:
+    """The same rule on predictions of another kind, such as velocities, translated there and back. Not finite where
+    either leaves (x, noise) open, as x does at t = 0."""
 
     def translated(process: Gaussian, w: Weight, z: Array, t: Array, strong: Array, weak: Array) -> Array:
         other = dataclasses.replace(process, prediction=line)
-        strong, weak = (other.join(*process.split(z, said, t), t) for said in (strong, weak))
+        strong, weak = (other.join(*process.split(z, prediction, t), t) for prediction in (strong, weak))
         return process.join(*other.split(z, combine(other, w, z, t, strong, weak), t), t)
 
     return translated
@@ -77,7 +79,7 @@ def zero_star(hold: float = 0.04) -> Combine:
         guided = linear(process, w, z, t, strong, _along(strong, weak))
         return jnp.where(align(t, z) > 1 - hold, 0.0, guided)
 
-    return spoken_in(gaussian.velocity, combine)
+    return in_prediction_space(gaussian.velocity, combine)
 
 
 def projected(parallel: float = 0.0, norm: float = 15.0) -> Combine:
@@ -89,7 +91,7 @@ def projected(parallel: float = 0.0, norm: float = 15.0) -> Combine:
         gap *= jnp.minimum(1.0, norm / jnp.maximum(jnp.sqrt(_dot(gap, gap)), TINY))
         return strong + w * (gap + (parallel - 1) * _along(gap, strong))
 
-    return spoken_in(gaussian.x, combine)
+    return in_prediction_space(gaussian.x, combine)
 
 
 COMBINE: dict[str, Combine] = {
@@ -123,12 +125,13 @@ def classifier_free(
     combine: Combine = linear,
     channels: int = 0,
 ) -> Guidance:
-    """Autoguidance by the network itself, blind to what is given (Ho & Salimans 2022); the identity if nothing is.
+    """Classifier-free guidance (Ho & Salimans 2022): away from the unconditional prediction; the identity if nothing is
+    given.
 
-    Blind is: with those streams at t = 1, holding a draw from their prior; a label's mask (DiT's null class), noise. Of
-    a stream that is given in part, that part is (history guidance, Song et al. 2025). scale: of all that is given, or
-    {name of a given stream: its own}: then each leads away from a network that is blind to it alone, and what they add
-    is added up. Raises ValueError when it is asked about a stream that does not exist.
+    Unconditional is: given streams are replaced by a draw from their prior, at t = 1: a label's mask (DiT's null
+    class), or noise. Of a stream that is given in part, that part is (history guidance, Song et al. 2025). scale: of
+    all that is given, or {name of a given stream: its own}: then each leads away from the prediction without it alone,
+    and the corrections are added up. Raises ValueError when it is asked about a stream that does not exist.
     """
     return classifier_freed(excess(scale), interval, combine, channels)
 
@@ -140,32 +143,41 @@ def excess(scale: float | dict[str, float]) -> Excess:
 
 def autoguided(weak: Predict, w: Weight, interval: tuple[float, float], combine: Combine, channels: int) -> Guidance:
     """`autoguidance` by w, the scale less one, which may be traced: then one program serves all scales."""
-    return lambda predict, absent, processes: _away(predict, [(w, weak)], processes, interval, combine, channels)
+    return lambda predict, prior, processes: _guide(predict, [(w, weak)], processes, interval, combine, channels)
 
 
 def classifier_freed(w: Excess, interval: tuple[float, float], combine: Combine, channels: int) -> Guidance:
     """`classifier_free` by w, the scale less one, which may be traced: then one program serves all scales."""
 
-    def guide(predict: Predict, absent: Sample, processes: Processes) -> Predict:
-        def blind(names: Iterable[str]) -> Predict:
-            def without(x: Sample, t: Sample) -> Sample:
-                hidden = {name: jnp.where(align(t[name] == 0, x[name]), absent[name], x[name]) for name in names}
-                gone = {name: jnp.where(t[name] == 0, 1.0, t[name]) for name in names}
-                return predict({**x, **hidden}, {**t, **gone})
-
-            return without
-
+    def guide(predict: Predict, prior: Arrays, processes: Processes) -> Predict:
         if isinstance(w, Mapping):
             check_names(w, processes, "guidance: the stream")
-            weak = [(own, blind([name])) for name, own in w.items() if name in absent]
+            weak = [(own, unconditional(predict, prior, [name])) for name, own in w.items() if name in prior]
         else:
-            weak = [(w, blind(absent))] if absent else []
-        return _away(predict, weak, processes, interval, combine, channels) if weak else predict
+            weak = [(w, unconditional(predict, prior, list(prior)))] if prior else []
+        return _guide(predict, weak, processes, interval, combine, channels) if weak else predict
 
     return guide
 
 
-def _away(
+def unconditional(predict: Predict, prior: Arrays, names: list[str]) -> Predict:
+    """The unconditional prediction: what is given of the streams `names` is replaced by its prior, at t = 1."""
+    predict = named_call(predict, f"without {', '.join(names)}")
+
+    def without(x: Arrays, t: Levels) -> Arrays:
+        hidden = {name: jnp.where(align(t[name] == 0, x[name]), prior[name], x[name]) for name in names}
+        levels = {name: jnp.where(t[name] == 0, 1.0, t[name]) for name in names}
+        return predict({**x, **hidden}, {**t, **levels})
+
+    return without
+
+
+def named_call(predict: Predict, name: str) -> Predict:
+    """The same denoiser under a name, which tells the calls of guidance apart: a KV cache has a slot for each."""
+    return getattr(predict, "named_call", lambda name: predict)(name)
+
+
+def _guide(
     predict: Predict,
     weak: list[tuple[Weight, Predict]],
     processes: Processes,
@@ -173,28 +185,28 @@ def _away(
     combine: Combine,
     channels: int,
 ) -> Predict:
-    """predict, led away from each of several weak networks by a w of its own."""
+    """predict, led away from each of several weak ones by a w of its own, inside the interval of levels."""
     low, high = interval
 
-    def lead(w: Weight, process: Process, z: Array, t: Array, strong: Array, weak: Array) -> Array:
-        """What is to be added to strong."""
+    def correction(w: Weight, process: Process, z: Array, t: Array, strong: Array, weak: Array) -> Array:
+        """What guidance adds to the strong prediction."""
         level = align(t, strong)
-        if isinstance(process, Gaussian):
+        if process.is_continuous:
             z = z[..., : channels or None]
             n = z.shape[-1]
-            push = combine(process, w, z, t, strong[..., :n], weak[..., :n]) - strong[..., :n]
-            push = jnp.concatenate([push, jnp.zeros_like(strong[..., n:])], axis=-1)
+            added = combine(cast(Gaussian, process), w, z, t, strong[..., :n], weak[..., :n]) - strong[..., :n]
+            added = jnp.concatenate([added, jnp.zeros_like(strong[..., n:])], axis=-1)
         else:
-            push = linear(process, w, z, t, strong, weak) - strong
-        return jnp.where((low <= level) & (level <= high), push, 0.0)
+            added = linear(process, w, z, t, strong, weak) - strong
+        return jnp.where((low <= level) & (level <= high), added, 0.0)
 
-    def guided(x: Sample, t: Sample) -> Sample:
+    def guided(x: Arrays, t: Levels) -> Arrays:
         strong = predict(x, t)
-        led = dict(strong)
+        guided = dict(strong)
         for w, other in weak:
-            for name, said in other(x, t).items():
-                led[name] += lead(w, processes[name], x[name], t[name], strong[name], said)
-        return led
+            for name, prediction in other(x, t).items():
+                guided[name] += correction(w, processes[name], x[name], t[name], strong[name], prediction)
+        return guided
 
     return guided
 

@@ -19,24 +19,24 @@ from jax import Array
 from jax.flatten_util import ravel_pytree
 
 from dit_jax.diffusion.derivatives import linearize
+from dit_jax.diffusion.encode import FLOOR, encoding_levels, flow_processes
 from dit_jax.diffusion.keys import domain, example_keys, fold
-from dit_jax.diffusion.objective import Predict, Sample
-from dit_jax.diffusion.sampler import FLOOR, STEPS, flowing, priors, rising
-from dit_jax.diffusion.stream import Streams
+from dit_jax.diffusion.sampler import STEPS, priors
+from dit_jax.diffusion.stream import Arrays, Predict, Streams
 from dit_jax.names import check_names
 
 Velocity = Callable[[Array, Array], Array]  # (z [B, D], u) -> dz/du
 Slope = Callable[[Array, Array], tuple[Array, Array]]  # (z, u) -> (dz/du, its divergence [B])
 
-REACH, SHARE = np.array([0, 1 / 2, 1 / 2, 1]), np.array([1, 2, 2, 1]) / 6  # how far slopes are taken; what they count
+RK4_C, RK4_B = np.array([0, 1 / 2, 1 / 2, 1]), np.array([1, 2, 2, 1]) / 6  # Butcher's c and b of the classical rule
 
 
 def log_likelihood(
     predict: Predict,
     streams: Streams,
     key: Array,
-    x: Sample,
-    given: Sample | None = None,
+    x: Arrays,
+    given: Arrays | None = None,
     steps: int = 50,
     probes: int = 0,
     floor: float = FLOOR,
@@ -53,13 +53,13 @@ def log_likelihood(
     Raises ValueError if a stream in x has no flow, or if one that is named does not exist.
     """
     check_names(given or {}, streams, "given: the stream")
-    n, given, processes = len(next(iter(x.values()))), given or {}, flowing(streams, x)
+    n, given, processes = len(next(iter(x.values()))), given or {}, flow_processes(streams, x)
     keys = example_keys(domain(key, "likelihood"), jnp.arange(n))
     still = {**priors(streams, keys), **given}
     levels = {name: jnp.full(n, 0.0 if name in given else 1.0) for name in streams}
 
     def rise(u: Array) -> dict[str, Array]:
-        return {name: rising(process, u, floor) for name, process in processes.items()}
+        return {name: encoding_levels(process, u, floor) for name, process in processes.items()}
 
     alpha = {name: processes[name].schedule(level)[0] for name, level in rise(jnp.zeros(())).items()}
     start = {name: alpha[name] * x[name] for name in x}
@@ -105,15 +105,16 @@ def runge_kutta(slope: Slope, z: Array, steps: int) -> tuple[Array, Array]:
     """From u = 0 to 1 by the classical rule: where z [B, D] ends, and the integral of the divergence, [B]."""
 
     def stage(carry: tuple[Array, Array], scanned: tuple[Array, Array]):
-        (z, last), (u, reach) = carry, scanned
-        forward, gain = slope(z + reach * last, u)
-        return (z, forward), (forward, gain)
+        (z, last), (u, c) = carry, scanned
+        k, divergence = slope(z + c * last, u)
+        return (z, k), (k, divergence)
 
     def step(carry: tuple[Array, Array], u: Array):
-        z, total = carry
-        _, slopes = jax.lax.scan(stage, (z, jnp.zeros_like(z)), (u, jnp.asarray(REACH / steps)))
-        forward, gain = (jnp.tensordot(SHARE, each, 1) / steps for each in slopes)
-        return (z + forward, total + gain), None
+        z, integral = carry
+        _, (k, divergence) = jax.lax.scan(stage, (z, jnp.zeros_like(z)), (u, jnp.asarray(RK4_C / steps)))
+        z = z + jnp.tensordot(RK4_B, k, 1) / steps
+        return (z, integral + jnp.tensordot(RK4_B, divergence, 1) / steps), None
 
-    u = jnp.asarray((np.arange(steps)[:, None] + REACH) / steps)
-    return jax.lax.scan(step, (z, jnp.zeros(len(z), z.dtype)), u)[0]
+    u = jnp.asarray((np.arange(steps)[:, None] + RK4_C) / steps)
+    (z, integral), _ = jax.lax.scan(step, (z, jnp.zeros(len(z), z.dtype)), u)
+    return z, integral

@@ -9,13 +9,17 @@ with levels [B] or [B, G]. Tokens that become visible are then drawn from the lo
 
 import dataclasses
 from collections.abc import Callable
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from dit_jax.diffusion import keys as rng
+from dit_jax.diffusion.process import Process
 from dit_jax.diffusion.schedules import align
+from dit_jax.schema import Range, check_fields
 
 Reveal = Callable[[Array, Array, Array, Array, Array], Array]
 
@@ -66,17 +70,19 @@ REVEALS: dict[str, Reveal] = {"ancestral": ancestral, "remask": remask(), "confi
 
 
 @dataclasses.dataclass(frozen=True)
-class Masked:
+class Masked(Process):
     """How a stream of tokens 0 ... vocabulary - 1 is hidden; the mask is one more token, `vocabulary`.
 
     The network returns logits [..., vocabulary]. reveal: how a sampler shows tokens.
     """
 
-    vocabulary: int
-    reveal: Reveal = ancestral
+    vocabulary: Annotated[int, Range(at_least=1)]
+    reveal: Annotated[Reveal, REVEALS] = ancestral
 
     dtype = jnp.int32
-    top = 1.0
+
+    def __post_init__(self):
+        check_fields(self)
 
     def time_input(self, t: Array) -> Array:
         """Nothing: the hidden tokens say it themselves, so that a prompt is as good as any other visible token."""
@@ -117,7 +123,7 @@ class Masked:
         weight = hidden / jnp.maximum(align(t, target), 1e-6)
         return jnp.mean((weight * nll).reshape(len(target), -1), axis=1)
 
-    def move(self, keys: Array, z: Array, logits: Array, t: Array, s: Array) -> Array:
+    def step(self, keys: Array, z: Array, logits: Array, t: Array, s: Array) -> Array:
         """From level t down to s: tokens that become visible are drawn from the logits, others stay as they are."""
         hidden = z == self.vocabulary
         visible = self.reveal(rng.fold(keys, 0), hidden, logits, t, s)
@@ -125,6 +131,18 @@ class Masked:
         draw = jax.vmap(lambda key, row: jax.random.categorical(key, row.astype(jnp.float32), mode="high"))
         drawn = draw(rng.fold(keys, 1), logits).astype(z.dtype)
         return jnp.where(visible, jnp.where(hidden, drawn, z), self.vocabulary)
+
+    def is_mask(self, z: Any) -> Any:
+        return z == self.vocabulary
+
+    def with_reveal(self, reveal: Reveal) -> "Masked":
+        return dataclasses.replace(self, reveal=reveal)
+
+    def check(self, x: Any, masks: bool = False) -> None:
+        values, most = np.asarray(x), self.vocabulary - (not masks)
+        wrong = values[(values < 0) | (values > most)]
+        if wrong.size:
+            raise ValueError(f"holds {wrong[0]}, and its values are 0 ... {most}")
 
     def _hide(self, x: Array, hidden: Array) -> tuple[Array, Array]:
         return jnp.where(hidden, self.vocabulary, x), jnp.where(hidden, x, VISIBLE)

@@ -1,4 +1,4 @@
-"""Longer than a network has seen: windows of a stream, each given the end of the one before.
+"""Long sampling by sliding windows: each window of a stream, such as a clip, is given the end of the one before.
 
 Prediction and image -> video are the same with a given beginning.
 """
@@ -10,11 +10,10 @@ import jax.numpy as jnp
 from jax import Array
 
 from dit_jax.diffusion.keys import fold, stream_id
-from dit_jax.diffusion.objective import Sample
-from dit_jax.diffusion.stream import Streams
+from dit_jax.diffusion.stream import Arrays, Streams, drawn
 
-# (keys [B], given {name: [B, *shape]}, prefix {name: groups}) -> a sample of all streams, as `sampler.walk` draws it.
-Draw = Callable[[Array, Sample, dict[str, int]], Sample]
+# (keys [B], given {name: [B, *shape]}, prefix {name: groups}) -> a sample of all streams, as `sample_rows` draws it.
+Draw = Callable[[Array, Arrays, dict[str, int]], Arrays]
 
 
 def rollout(
@@ -24,9 +23,9 @@ def rollout(
     name: str,
     length: int,
     overlap: int,
-    given: Sample | None = None,
+    given: Arrays | None = None,
     prefix: dict[str, int] | None = None,
-) -> Sample:
+) -> Arrays:
     """A sample {name: [B, *shape]} whose stream `name` is `length` long, such as frames, whatever its shape says.
 
     The first window is draw(keys, given, prefix): what a sampler draws. Each later one has keys of its own, is given
@@ -40,14 +39,14 @@ def rollout(
         )
     window, known = stream.shape[0], stream.shape[0] // stream.groups * overlap
     first = draw(keys, given or {}, prefix or {})
-    others = {k: x for k, x in first.items() if k != name and (streams[k].head is not None or k in (given or {}))}
+    others = {k: x for k, x in first.items() if k != name and (k in drawn(streams) or k in (given or {}))}
 
-    def follow(carry: tuple[Array, Array], _: None) -> tuple[tuple[Array, Array], Array]:
+    def next_window(carry: tuple[Array, Array], _: None) -> tuple[tuple[Array, Array], Array]:
         keys, last = carry
         keys = fold(keys, stream_id(name))
-        now = draw(keys, {**others, name: jnp.roll(last, known, axis=1)}, {name: overlap})[name]
-        return (keys, now), now[:, known:]
+        new = draw(keys, {**others, name: jnp.roll(last, known, axis=1)}, {name: overlap})[name]
+        return (keys, new), new[:, known:]
 
     windows = max(0, -(-(length - window) // (window - known)))
-    _, later = jax.lax.scan(follow, (keys, first[name]), length=windows)
+    _, later = jax.lax.scan(next_window, (keys, first[name]), length=windows)
     return {**first, name: jnp.concatenate([first[name], *later], axis=1)[:, :length]}

@@ -13,13 +13,13 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from dit_jax.diffusion import grids
-from dit_jax.diffusion.blockwise import blockwise, walk_cached
-from dit_jax.diffusion.gaussian import Gaussian
+from dit_jax.diffusion.blockwise import is_blockwise, sample_with_cache
+from dit_jax.diffusion.encode import encode_rows
 from dit_jax.diffusion.interpolate import slerp
 from dit_jax.diffusion.keys import example_keys
 from dit_jax.diffusion.masked import REVEALS
 from dit_jax.diffusion.rollout import rollout
-from dit_jax.diffusion.sampler import climb, in_turn, priors, walk
+from dit_jax.diffusion.sampler import in_sequence, priors, sample_rows
 from dit_jax.diffusion.solvers import SOLVERS
 from dit_jax.diffusion.stream import Streams, revealing
 from dit_jax.network.dit import DiT
@@ -61,7 +61,7 @@ def draw(
     if not {*how.first} <= {*able}:
         raise ValueError(f"first = {','.join(how.first)} should be some of what is drawn: {', '.join(able)}")
     first = [name for name in how.first if name in drawn]
-    leading = {name for name in (*given, *first) if not run.streams[name].ends}
+    leading = {name for name in (*given, *first) if not run.streams[name].duration_of}
     if isinstance(scale := how.scale(), dict) and not scale.keys() <= leading:
         raise ValueError(f"guidance = {how.guidance!r} is for streams that are given: {', '.join(leading) or 'none'}")
     if begun := [name for name in first if name in said.prefix]:
@@ -122,12 +122,12 @@ def _sampler(run: Run, models: tuple[DiT, ...], mesh: Mesh, how: Sample, plan: P
         keys, guidance = example_keys(key, rows), how.guide(*others, w=w)
 
         def window(keys, given, prefix, drawn=plan.drawn):
-            schedule = grids.rows(streams, given, how.steps, how.shift, grids.GRIDS[how.grid], prefix, drawn)
-            rest = keys, given, schedule, SOLVERS[how.solver], guidance, start
-            if not others and blockwise(streams, schedule):
-                sample = walk_cached(functools.partial(run.model.apply_with_cache, params[0]), streams, *rest)
+            levels = grids.level_rows(streams, given, how.steps, how.shift, grids.GRIDS[how.grid], prefix, drawn)
+            rest = keys, given, levels, SOLVERS[how.solver], guidance, start
+            if not others and is_blockwise(streams, levels):
+                sample = sample_with_cache(functools.partial(run.model.apply_with_cache, params[0]), streams, *rest)
             else:
-                sample = walk(predict, streams, *rest)
+                sample = sample_rows(predict, streams, *rest)
             return {name: x for name, x in sample.items() if name in drawn or name not in plan.left}
 
         def stage(given, now):
@@ -136,7 +136,7 @@ def _sampler(run: Run, models: tuple[DiT, ...], mesh: Mesh, how: Sample, plan: P
             return rollout(window, streams, keys, *longer, given, prefix)
 
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-            return in_turn(stage, given, plan.first)
+            return in_sequence(stage, given, plan.first)
 
     return sampler
 
@@ -167,7 +167,7 @@ def between(
     drawn = {
         name: stream
         for name, stream in run.streams.items()
-        if name not in given and stream.head is not None and isinstance(stream.process, Gaussian)
+        if name not in given and stream.head is not None and stream.process.is_continuous
     }
     words = ends.split(",")
     if len(words) != 2:
@@ -176,7 +176,7 @@ def between(
         keys = jnp.stack([jax.random.key(int(word)) for word in words])
         noise = priors(drawn, jax.vmap(lambda key: example_keys(key, jnp.zeros(1, int))[0])(keys))
     else:
-        readers = {name: stream.read for name, stream in drawn.items() if stream.read is not None}
+        readers = {name: stream.view.read for name, stream in drawn.items() if stream.view.read is not None}
         if len(readers) != 1:
             hint = "" if readers else "; one of latents does with --vae"
             raise ValueError(f"--interpolate={ends}: one drawn stream should read files, not {len(readers)}{hint}")
@@ -194,7 +194,7 @@ def _encoded(run: Run, params: Any, mesh: Mesh, how: Sample, x: dict, given: dic
     @jax.jit
     def encoder(params, key, rows, x, given):
         predict, *others = _bound(models, params)
-        return climb(predict, run.streams, example_keys(key, rows), x, given, guidance=how.guide(*others))
+        return encode_rows(predict, run.streams, example_keys(key, rows), x, given, guidance=how.guide(*others))
 
     inputs = rows, x, {name: values[rows] for name, values in given.items()}
     return encoder(params, jax.random.key(how.seed), *jax.device_put(inputs, NamedSharding(mesh, P())))

@@ -5,7 +5,6 @@ from collections.abc import Callable
 import numpy as np
 from sklearn.svm import SVC
 
-from dit_jax.diffusion.masked import Masked
 from dit_jax.diffusion.stream import Stream, Streams
 from dit_jax.evaluation.frechet import frechet_distance
 
@@ -25,18 +24,18 @@ def train_judges(streams: Streams, real: dict[str, np.ndarray], labels: np.ndarr
     a support vector machine on its features or, where each label has one word, who knows these and no other."""
 
     def judge(stream: Stream, examples: np.ndarray) -> Judge:
-        if isinstance(stream.process, Masked):
+        if stream.process.vocabulary is not None:
             known = dict(zip(map(bytes, examples), labels, strict=True))
             return lambda x: np.array([known.get(bytes(row), NOTHING) for row in x])
-        features = stream.features
+        features = stream.view.features
         assert features is not None
         of_features = train_judge(features(examples), labels)
         return lambda x: of_features(features(x))
 
     def judged(stream: Stream, examples: np.ndarray) -> bool:
-        if isinstance(stream.process, Masked):
+        if stream.process.vocabulary is not None:
             return len(np.unique(examples, axis=0)) == len(np.unique(labels))
-        return stream.features is not None
+        return stream.view.features is not None
 
     drawn = {name: stream for name, stream in streams.items() if stream.head is not None}
     return {name: judge(stream, real[name]) for name, stream in drawn.items() if judged(stream, real[name])}
@@ -44,7 +43,7 @@ def train_judges(streams: Streams, real: dict[str, np.ndarray], labels: np.ndarr
 
 def described(streams: Streams, examples: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The features of examples {name: [n, *shape]} in each stream that is drawn and has some: {name: [n, d]}."""
-    drawn = {name: stream.features for name, stream in streams.items() if stream.head is not None}
+    drawn = {name: stream.view.features for name, stream in streams.items() if stream.head is not None}
     return {name: features(examples[name]) for name, features in drawn.items() if features is not None}
 
 
@@ -65,7 +64,7 @@ def scores(
     for name, label in seen.items():
         if labels is not None:
             found[f"{name}/agreement"] = float(np.mean(label == labels))
-        if (features := streams[name].features) is not None:
+        if (features := streams[name].view.features) is not None:
             found[f"{name}/frechet"] = frechet_distance(features(sample[name]), held_out[name])
     if len(seen) > 1:
         one = next(iter(seen.values())) if labels is None else labels

@@ -13,7 +13,7 @@ def sheet(streams: Streams, sample: dict[str, np.ndarray], columns: int = 0, siz
     about `size`, so that their pixels stay what they are, and lower ones stand in the middle.
     """
     there = {name: stream for name, stream in streams.items() if name in sample}
-    shown = [stream.show(sample[name]) for name, stream in there.items() if stream.show is not None]
+    shown = [stream.view.show(sample[name]) for name, stream in there.items() if stream.view.show is not None]
     pictures = [_enlarged(part, size) for part in shown if isinstance(part, np.ndarray)]
     captions = [" ".join(words) for words in zip(*(part for part in shown if isinstance(part, list)), strict=True)]
     if not pictures:

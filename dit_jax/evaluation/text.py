@@ -14,7 +14,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
 from dit_jax.diffusion.keys import domain, example_keys
-from dit_jax.diffusion.stream import generation_order, with_copies
+from dit_jax.diffusion.stream import generation_order, with_pasts
 from dit_jax.evaluation.draw import draw, equal_batches, gather
 from dit_jax.evaluation.language_model import Reader
 from dit_jax.parallel.mesh import BATCH, shardings
@@ -39,7 +39,7 @@ def bound(run: Run, params: Any, mesh: Mesh, how: Sample, name: str, texts: np.n
     @jax.jit
     def cost(params, rows, x):
         z, target, t = process.corrupt_evenly(example_keys(domain(jax.random.key(how.seed), "bound"), rows), x, groups)
-        sample = with_copies(run.streams, {name: x}) | {name: z}
+        sample = with_pasts(run.streams, {name: x}) | {name: z}
         levels = {k: jnp.zeros(len(x)) for k in sample} | {name: t}
         return process.loss(run.model.apply(params, sample, levels)[name], target, t) / np.log(2)
 
@@ -140,11 +140,14 @@ def score(
     the bits a byte that they cost it, and the entropy of what it would write in their place. Beside as many held-out
     texts.
     """
-    spell: Any = run.streams[name].spell
+    to_bytes: Any = run.streams[name].view.to_bytes
     tokens = real["test"][name]
-    train, test = (in_rows(spell(real[split][name])) for split in ("train", "test"))
+    train, test = (in_rows(to_bytes(real[split][name])) for split in ("train", "test"))
     judge = ngram(train)
-    bits, lengths = bound(run, params, mesh, how, name, tokens) * tokens.shape[1], np.array([*map(len, spell(tokens))])
+    bits, lengths = (
+        bound(run, params, mesh, how, name, tokens) * tokens.shape[1],
+        np.array([*map(len, to_bytes(tokens))]),
+    )
     yield {"what": f"{len(test)} held-out texts, model", "scores": per_byte(bits, lengths)}
     scores = per_byte(judge(test).sum(1), np.full(len(test), test.shape[1]))
     yield {"what": f"{len(test)} held-out texts, 6-gram model", "scores": scores}
@@ -155,7 +158,7 @@ def score(
     how = dataclasses.replace(how, given=())
     drawn = gather(draw(run, params, mesh, how))[name]
     alike = tokens[np.arange(len(drawn)) * len(tokens) // len(drawn)]
-    said = [spell(drawn), spell(alike)]
+    said = [to_bytes(drawn), to_bytes(alike)]
     read: list[dict[str, float]] = [{}, {}] if reader is None else read_by(reader, said)
     protocols = {"samples": dataclasses.asdict(how), "held-out texts": {}}
     for (what, protocol), texts, costs in zip(protocols.items(), said, read, strict=True):

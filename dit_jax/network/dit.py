@@ -16,7 +16,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from dit_jax.diffusion.gaussian import Gaussian
 from dit_jax.diffusion.schedules import align
 from dit_jax.diffusion.stream import Streams, valid_mask
 from dit_jax.names import choose
@@ -168,7 +167,7 @@ class DiT(nn.Module):
         return hash(tuple(self.streams.items()))
 
     def setup(self):
-        squared = [k for k, s in self.streams.items() if s.head is not None and isinstance(s.process, Gaussian)]
+        squared = [k for k, s in self.streams.items() if s.head is not None and s.process.is_continuous]
         self.expected = {name: Uncertainty() for name in squared if self.weights == "learned"}
 
     def uncertainty(self, t: dict[str, Array]) -> dict[str, Array]:

@@ -37,7 +37,7 @@ def level_of_token(counts: dict[str, int], levels: dict[str, int]) -> np.ndarray
 
 def frame_count(streams: Streams, depth: int) -> int:
     """Frames that factorised attention goes by. Raises ValueError where it has nothing to factorise."""
-    if ended := [stream.ends for stream in streams.values() if stream.ends]:
+    if ended := [stream.duration_of for stream in streams.values() if stream.duration_of]:
         raise ValueError(f"factorised attention takes no duration, and there is one of {ended[0]}")
     counts = {name: stream.groups for name, stream in streams.items() if stream.positions is not None}
     if len(counts) != 1 or max(counts.values()) == 1:
@@ -53,7 +53,7 @@ def attention_mask(streams: Streams, valid: dict[str, Array]) -> Array | None:
 
     valid: {name: [B, length]}, which values of a stream that has a duration come before its end.
     """
-    mask = jnp.asarray(block_causal_mask(streams)) if any(stream.copies for stream in streams.values()) else None
+    mask = jnp.asarray(block_causal_mask(streams)) if any(stream.past_of for stream in streams.values()) else None
     if not valid:
         return mask
     batch = len(next(iter(valid.values())))
@@ -73,7 +73,7 @@ def block_causal_mask(streams: Streams) -> np.ndarray:
     """
     step_of, counts = generation_order(streams), token_counts(streams)
     step = np.concatenate([np.repeat(step_of[name], count // step_of[name].size) for name, count in counts.items()])
-    is_past = np.concatenate([np.full(count, bool(streams[name].copies)) for name, count in counts.items()])
+    is_past = np.concatenate([np.full(count, bool(streams[name].past_of)) for name, count in counts.items()])
     same_block = np.equal.outer(step, step) & np.equal.outer(is_past, is_past)
     return same_block | (np.greater.outer(step, step) & (is_past | (step == 0)))
 

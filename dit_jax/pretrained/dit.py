@@ -8,13 +8,13 @@ import functools
 import itertools
 import math
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import numpy as np
 from einops import rearrange
 
-from dit_jax.diffusion.gaussian import Gaussian, reversed_unit, velocity
+from dit_jax.diffusion.gaussian import Gaussian, one_minus_t, velocity
 from dit_jax.network.dit import SIZES, DiT
 from dit_jax.network.layers import PUBLISHED
 from dit_jax.network.tokens import sincos
@@ -228,7 +228,7 @@ def _axes(path: str) -> str:
 def _signed(model: DiT, path: str, x: Any) -> Any:
     """SiT's time runs from noise to data, so its velocity is the opposite of ours."""
     process = model.streams["image"].process
-    opposite = isinstance(process, Gaussian) and process.clock is reversed_unit and process.prediction is velocity
+    opposite = process.predicts(velocity) and cast(Gaussian, process).clock is one_minus_t
     return -x if opposite and path.startswith("image_head/") else x
 
 

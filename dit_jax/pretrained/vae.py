@@ -59,25 +59,26 @@ def load(path: str | os.PathLike) -> tuple[VAE, Any]:
         raise ValueError(f"{file} is not a whole safetensors file ({error}); {HINT}") from None
 
 
-def through(stream: Stream, path: str | os.PathLike) -> Stream:
+def with_vae(stream: Stream, path: str | os.PathLike) -> Stream:
     """A stream of latents as the VAE in a file makes it seen: `show` decodes latents, and `read` encodes pictures.
 
     Raises ValueError if another VAE made the latents.
     """
     vae, params = load(path)
-    if stream.codec not in ("", found := fingerprint(path)):
-        raise ValueError(f"{path} has the sha256 {found}, and the latents are of the VAE {stream.codec}")
+    if stream.codec_id not in ("", found := fingerprint(path)):
+        raise ValueError(f"{path} has the sha256 {found}, and the latents are of the VAE {stream.codec_id}")
     height, width, channels = stream.shape
     if channels != vae.latent:
         raise ValueError(f"{path} makes latents of {vae.latent} channels, and these have {channels}")
     pixels = (height * vae.factor, width * vae.factor, 3)
     decode = jax.jit(lambda z: vae.apply(params, z / vae.scale, method="decode"))
     encode = jax.jit(lambda x: vae.apply(params, x, method="encode")[0] * vae.scale)
-    return dataclasses.replace(
-        stream,
+    view = dataclasses.replace(
+        stream.view,
         show=lambda z: show(_in_batches(decode, z)),
         read=lambda text: _in_batches(encode, read(text, pixels)),
     )
+    return dataclasses.replace(stream, view=view)
 
 
 def _in_batches(function: Callable, x: np.ndarray, most: int = 16) -> np.ndarray:

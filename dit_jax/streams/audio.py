@@ -3,48 +3,21 @@
 import functools
 from collections.abc import Callable
 from pathlib import Path
+from typing import Annotated
 
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
 from dit_jax.data.sound import read_wav, standardised
+from dit_jax.diffusion.ddpm import PROCESSES
 from dit_jax.diffusion.gaussian import Gaussian
-from dit_jax.diffusion.levels import Quantile, logit_normal
-from dit_jax.diffusion.stream import Stream
+from dit_jax.diffusion.levels import LEVELS, Quantile
+from dit_jax.diffusion.stream import Stream, View
+from dit_jax.names import choose
 from dit_jax.network.tokens import TIME, grid_shape, positions
+from dit_jax.schema import called
 from dit_jax.streams.image import PatchEmbed, PatchHead
-
-
-def audio(
-    length: int,
-    patch: int = 64,
-    rate: int = 8000,
-    process: Gaussian = Gaussian(),
-    levels: Quantile = logit_normal(mean=0.8, std=0.8),
-    basis: str = "samples",
-) -> Stream:
-    """A clip of `length` samples at `rate` Hz, [length, 1], as tokens of `patch` values in a basis of BASES.
-
-    A clip has mean 0 and variance 1 over its length, so that a level of noise hides as much of every clip: how loud
-    it is, is not modelled. Every basis is orthonormal: noise is as white in it, and the loss the same.
-    """
-    grid = grid_shape((length,), (patch,))
-    if basis not in BASES:
-        raise ValueError(f"basis = {basis!r} does not exist; there are: {', '.join(BASES)}")
-    there, back = (functools.partial(turn, patch=patch) for turn in BASES[basis])
-    return Stream(
-        shape=(length, 1),
-        process=process,
-        levels=levels,
-        positions=positions(grid, (TIME,)),
-        embed=lambda width, dtype, name: PatchEmbed((patch,), width, dtype, there, name=name),
-        head=lambda width, dtype, name: PatchHead((length, process.outputs), (patch,), dtype, back, name=name),
-        read=lambda text: read(text, length, rate),
-        show=show,
-        save=lambda x, path: save(x, path, rate),
-        features=lambda x: features(x, rate),
-    )
 
 
 def mdct(x: Array, patch: int) -> Array:
@@ -71,6 +44,40 @@ BASES: dict[str, tuple[Callable, Callable]] = {
     "samples": (lambda x, patch: x, lambda x, patch: x),
     "mdct": (mdct, inverse_mdct),
 }
+
+
+def audio(
+    length: int,
+    patch: int = 64,
+    rate: int = 8000,
+    process: Gaussian | str = "gaussian()",
+    levels: Quantile | str = "logit_normal(mean=0.8, std=0.8)",
+    basis: Annotated[str, BASES] = "samples",
+) -> Stream:
+    """A clip of `length` samples at `rate` Hz, [length, 1], as tokens of `patch` values in a basis of BASES.
+
+    A clip has mean 0 and variance 1 over its length, so that a level of noise hides as much of every clip: how loud
+    it is, is not modelled. Every basis is orthonormal: noise is as white in it, and the loss the same. process, levels:
+    as those of `image`. Raises ValueError for a patch that does not divide the length, and for names that do not exist.
+    """
+    grid = grid_shape((length,), (patch,))
+    process = called(process, PROCESSES, "process")
+    outputs = process.outputs
+    there, back = (functools.partial(turn, patch=patch) for turn in choose(BASES, basis, "basis"))
+    return Stream(
+        shape=(length, 1),
+        process=process,
+        levels=called(levels, LEVELS, "levels"),
+        positions=positions(grid, (TIME,)),
+        embed=lambda width, dtype, name: PatchEmbed((patch,), width, dtype, there, name=name),
+        head=lambda width, dtype, name: PatchHead((length, outputs), (patch,), dtype, back, name=name),
+        view=View(
+            read=lambda text: read(text, length, rate),
+            show=show,
+            save=lambda x, path: save(x, path, rate),
+            features=lambda x: features(x, rate),
+        ),
+    )
 
 
 def read(text: str, length: int, rate: int) -> np.ndarray:

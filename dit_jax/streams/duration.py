@@ -5,10 +5,9 @@ import numpy as np
 from jax import Array
 
 from dit_jax.diffusion import gaussian
-from dit_jax.diffusion.gaussian import Gaussian
 from dit_jax.diffusion.levels import dropout
 from dit_jax.diffusion.masked import Masked
-from dit_jax.diffusion.stream import Stream, steps_in_time
+from dit_jax.diffusion.stream import Stream, View, steps_in_time
 
 
 def duration(stream: Stream, of: str = "speech", dropout_rate: float = 0.1) -> Stream:
@@ -18,8 +17,7 @@ def duration(stream: Stream, of: str = "speech", dropout_rate: float = 0.1) -> S
     Raises ValueError for a stream whose silence no prediction of 0 means: it has to predict clean values; and for one
     whose first axis is not time.
     """
-    silent = isinstance(stream.process, Gaussian) and stream.process.prediction is gaussian.x
-    if stream.positions is None or not silent:
+    if stream.positions is None or not stream.process.predicts(gaussian.x):
         raise ValueError(f"of = {of!r} should be a Gaussian stream that predicts x, such as one of audio")
     most, tokens = stream.shape[0], steps_in_time(stream)
     if tokens == 1 < most:
@@ -29,9 +27,11 @@ def duration(stream: Stream, of: str = "speech", dropout_rate: float = 0.1) -> S
         process=Masked(vocabulary=most + 1),
         levels=dropout(rate=dropout_rate),
         embed=lambda width, dtype, name: Begun(tokens, most // tokens, width, name=name),
-        read=lambda text: read(text, most),
-        show=lambda values: [str(value) if value <= most else "" for value in values],
-        ends=of,
+        duration_of=of,
+        view=View(
+            read=lambda text: read(text, most),
+            show=lambda values: [str(value) if value <= most else "" for value in values],
+        ),
     )
 
 

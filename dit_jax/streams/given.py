@@ -5,7 +5,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dit_jax.diffusion.masked import Masked
 from dit_jax.diffusion.stream import Streams
 
 
@@ -26,7 +25,7 @@ def read_given(streams: Streams, texts: Sequence[str], num: int) -> Given:
     found = Given({}, {}, {})
     for text in texts:
         name, separator, value = text.partition("=")
-        readers = {name: stream.read for name, stream in streams.items() if stream.read is not None}
+        readers = {name: stream.view.read for name, stream in streams.items() if stream.view.read is not None}
         if not separator or name not in readers:
             raise ValueError(f"--given={text} should be STREAM=VALUE, where STREAM is one of: {', '.join(readers)}")
         stream = streams[name]
@@ -43,6 +42,6 @@ def read_given(streams: Streams, texts: Sequence[str], num: int) -> Given:
             has = f"there are {whole} of {stream.groups} groups of {name}"
             raise ValueError(f"--given={text}: {has}: add :prefix={whole}")
         values = np.nan_to_num(values)[np.arange(num) % len(values)]
-        gaps = isinstance(stream.process, Masked) and np.any(values == stream.process.vocabulary)
+        gaps = np.any(stream.process.is_mask(values))
         (found.start if gaps else found.given)[name] = values
     return found

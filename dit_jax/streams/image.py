@@ -9,37 +9,43 @@ from jax import Array
 from PIL import Image
 
 from dit_jax.data.folder import MODES, fit, opened
+from dit_jax.diffusion.ddpm import PROCESSES
 from dit_jax.diffusion.gaussian import Gaussian
-from dit_jax.diffusion.levels import Quantile, logit_normal
-from dit_jax.diffusion.stream import Stream
+from dit_jax.diffusion.levels import LEVELS, Quantile
+from dit_jax.diffusion.stream import Stream, View
 from dit_jax.network.tokens import COLUMN, ROW, grid_shape, patchify, positions, unpatchify
+from dit_jax.schema import called
 
 
 def image(
     shape: tuple[int, int, int],
     patch: int = 2,
-    process: Gaussian = Gaussian(),
-    levels: Quantile = logit_normal(mean=0.8, std=0.8),
+    process: Gaussian | str = "gaussian()",
+    levels: Quantile | str = "logit_normal(mean=0.8, std=0.8)",
     codec: str = "",
 ) -> Stream:
-    """An image of (height, width, channels), values scaled to [-1, 1], as patch x patch tokens.
+    """An image or a latent of (height, width, channels), values scaled to [-1, 1], as patch x patch tokens.
 
-    codec: of latents, the sha256 of the VAE that made them; of pixels, nothing.
+    process, levels: objects, or calls of rows of PROCESSES and LEVELS, such as "gaussian(prediction='v')". codec: of
+    latents, the sha256 of the VAE that made them; of pixels, nothing. Raises ValueError for a patch that does not
+    divide the shape, and for a call that is none.
     """
     grid = grid_shape(tuple(shape[:2]), (patch, patch))
+    process = called(process, PROCESSES, "process")
+    predicted = (*shape[:2], process.outputs * shape[2])
     return Stream(
         shape=tuple(shape),
         process=process,
-        levels=levels,
+        levels=called(levels, LEVELS, "levels"),
         positions=positions(grid, (ROW, COLUMN)),
         embed=lambda width, dtype, name: PatchEmbed((patch, patch), width, dtype, name=name),
-        head=lambda width, dtype, name: PatchHead(
-            (*shape[:2], process.outputs * shape[2]), (patch, patch), dtype, name=name
+        head=lambda width, dtype, name: PatchHead(predicted, (patch, patch), dtype, name=name),
+        codec_id=codec,
+        view=View(
+            read=(lambda text: read(text, tuple(shape))) if shape[-1] in MODES else None,
+            show=show,
+            features=lambda x: x.reshape(len(x), -1),
         ),
-        read=(lambda text: read(text, tuple(shape))) if shape[-1] in MODES else None,
-        show=show,
-        features=lambda x: x.reshape(len(x), -1),
-        codec=codec,
     )
 
 

@@ -9,7 +9,7 @@ from flax.linen.initializers import normal
 
 from dit_jax.diffusion.levels import dropout
 from dit_jax.diffusion.masked import Masked
-from dit_jax.diffusion.stream import Stream
+from dit_jax.diffusion.stream import Stream, View
 
 
 def label(classes: int, dropout_rate: float = 0.1) -> Stream:
@@ -19,8 +19,10 @@ def label(classes: int, dropout_rate: float = 0.1) -> Stream:
         process=Masked(vocabulary=classes),
         levels=dropout(rate=dropout_rate),
         embed=lambda width, dtype, name: nn.Embed(classes + 1, width, embedding_init=normal(0.02), name=name),
-        read=lambda text: read(text, classes),
-        show=lambda labels: [str(value) if value < classes else "" for value in labels],
+        view=View(
+            read=lambda text: read(text, classes),
+            show=lambda labels: [str(value) if value < classes else "" for value in labels],
+        ),
     )
 
 

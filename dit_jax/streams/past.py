@@ -7,12 +7,10 @@ One group is plain diffusion, and groups of one token are an autoregressive mode
 import dataclasses
 
 from dit_jax.diffusion.levels import dropout
-from dit_jax.diffusion.stream import Stream
+from dit_jax.diffusion.stream import Stream, View
 
 
 def past(stream: Stream, of: str = "text") -> Stream:
     """A clean copy of `stream`, whose name is `of`: group b of the stream sees groups < b of its past, and of its own
     tokens those of group b only; group b of the past sees groups <= b of the past."""
-    return dataclasses.replace(
-        stream, copies=of, levels=dropout(rate=0.0), head=None, read=None, show=None, save=None, features=None
-    )
+    return dataclasses.replace(stream, past_of=of, levels=dropout(rate=0.0), head=None, view=View())

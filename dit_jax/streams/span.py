@@ -4,7 +4,7 @@ import flax.linen as nn
 from jax import Array
 
 from dit_jax.diffusion.levels import spans
-from dit_jax.diffusion.span import Span
+from dit_jax.diffusion.meanflow import Span
 from dit_jax.diffusion.stream import Stream
 from dit_jax.network.layers import LevelEmbed
 

@@ -9,16 +9,17 @@ import numpy as np
 from flax.linen.initializers import normal, zeros
 
 from dit_jax.data import bpe
-from dit_jax.diffusion.levels import Quantile, uniform
+from dit_jax.diffusion.levels import LEVELS, Quantile
 from dit_jax.diffusion.masked import Masked
-from dit_jax.diffusion.stream import Stream
+from dit_jax.diffusion.stream import Stream, View
 from dit_jax.network.tokens import TIME, positions
+from dit_jax.schema import called
 
 
 def text(
     length: int,
     vocabulary: int = 256,
-    levels: Quantile = uniform(),
+    levels: Quantile | str = "uniform()",
     blocks: int = 1,
     merges: str = "",
 ) -> Stream:
@@ -42,16 +43,18 @@ def text(
     return Stream(
         shape=(length,),
         process=Masked(tokens),
-        levels=levels,
+        levels=called(levels, LEVELS, "levels"),
         positions=positions((length,), (TIME,)),
         embed=lambda width, dtype, name: nn.Embed(tokens + 1, width, embedding_init=normal(0.02), name=name),
         head=lambda width, dtype, name: nn.Dense(tokens, kernel_init=zeros, dtype=dtype, name=name),
         groups=blocks,
-        read=lambda value: read(value, length, vocabulary, pairs),
-        show=lambda rows: show(rows, pieces),
-        save=lambda row, path: save(row, path, pieces),
-        spell=lambda rows: spell(rows, pieces),
-        codec=merges,
+        codec_id=merges,
+        view=View(
+            read=lambda value: read(value, length, vocabulary, pairs),
+            show=lambda rows: show(rows, pieces),
+            save=lambda row, path: save(row, path, pieces),
+            to_bytes=lambda rows: to_bytes(rows, pieces),
+        ),
     )
 
 
@@ -77,14 +80,14 @@ def read(value: str, length: int, vocabulary: int, merges: bpe.Merges) -> np.nda
     return np.insert(known, [len(tokens[0])] * left, hidden if len(parts) == 2 else 0)[None]
 
 
-def spell(rows: np.ndarray, pieces: Sequence[bytes]) -> list[bytes]:
+def to_bytes(rows: np.ndarray, pieces: Sequence[bytes]) -> list[bytes]:
     """[k, length] -> the k byte strings that they are, without what is hidden."""
     return [b"".join(pieces[token] for token in row.tolist() if token < len(pieces)) for row in rows]
 
 
 def show(rows: np.ndarray, pieces: Sequence[bytes]) -> list[str]:
     """[k, length] -> k texts, without NUL bytes and what is hidden, and with a mark for bytes that are not UTF-8."""
-    return [said.replace(b"\0", b"").decode(errors="replace") for said in spell(rows, pieces)]
+    return [said.replace(b"\0", b"").decode(errors="replace") for said in to_bytes(rows, pieces)]
 
 
 def save(row: np.ndarray, path: Path, pieces: Sequence[bytes]) -> Path:

@@ -7,10 +7,12 @@ from einops import rearrange
 from PIL import Image, ImageSequence
 
 from dit_jax.data.folder import MODES, opened
+from dit_jax.diffusion.ddpm import PROCESSES
 from dit_jax.diffusion.gaussian import Gaussian
-from dit_jax.diffusion.levels import Quantile, logit_normal
-from dit_jax.diffusion.stream import Stream
+from dit_jax.diffusion.levels import LEVELS, Quantile
+from dit_jax.diffusion.stream import Stream, View
 from dit_jax.network.tokens import COLUMN, ROW, TIME, grid_shape, positions
+from dit_jax.schema import called
 from dit_jax.streams.image import PatchEmbed, PatchHead, reduced
 from dit_jax.streams.image import show as pictures
 
@@ -20,25 +22,31 @@ FRAME = 100  # milliseconds of a frame in a file
 def video(
     shape: tuple[int, int, int, int],
     patch: tuple[int, int, int] = (1, 4, 4),
-    process: Gaussian = Gaussian(),
-    levels: Quantile = logit_normal(mean=0.8, std=0.8),
+    process: Gaussian | str = "gaussian()",
+    levels: Quantile | str = "logit_normal(mean=0.8, std=0.8)",
 ) -> Stream:
     """A clip of (frames, height, width, channels), values scaled to [-1, 1], as tubelets of `patch` frames, rows and
-    columns, one token each. The frames of a tubelet are a group: they share a level, and are given together."""
+    columns, one token each. The frames of a tubelet are a group: they share a level, and are given together.
+
+    process, levels, errors: as those of `image`.
+    """
     grid = grid_shape(tuple(shape[:3]), patch)
+    process = called(process, PROCESSES, "process")
     predicted = (*shape[:3], process.outputs * shape[3])
     return Stream(
         shape=tuple(shape),
         process=process,
-        levels=levels,
+        levels=called(levels, LEVELS, "levels"),
         positions=positions(grid, (TIME, ROW, COLUMN)),
         embed=lambda width, dtype, name: PatchEmbed(patch, width, dtype, name=name),
         head=lambda width, dtype, name: PatchHead(predicted, patch, dtype, name=name),
         groups=grid[0],
-        read=(lambda text: read(text, tuple(shape))) if shape[-1] in MODES else None,
-        show=show,
-        save=save,
-        features=features,
+        view=View(
+            read=(lambda text: read(text, tuple(shape))) if shape[-1] in MODES else None,
+            show=show,
+            save=save,
+            features=features,
+        ),
     )
 
 

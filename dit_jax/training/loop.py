@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from dit_jax.data import pipeline, sources
+from dit_jax.diffusion.joint_levels import JOINT_LEVELS
 from dit_jax.diffusion.keys import domain
-from dit_jax.diffusion.levels import TOGETHER
 from dit_jax.diffusion.objective import OBJECTIVES
 from dit_jax.diffusion.stream import in_data
 from dit_jax.evaluation.draw import draw, gather
@@ -86,7 +86,7 @@ def _step(run: Run, root: jax.Array, mode: Mode) -> Step:
         batch_size=run.data.batch_size,
         ema=run.train.ema,
         objective=OBJECTIVES[run.train.objective],
-        together=TOGETHER[run.train.levels],
+        joint_levels=JOINT_LEVELS[run.train.levels],
         uncertainty=lambda params, t: run.model.apply(params, t, method="uncertainty"),
         accumulation=run.train.accumulation,
         axis=mode.axis,

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
+from dit_jax.diffusion.joint_levels import JointLevels, independent
 from dit_jax.diffusion.keys import example_keys
-from dit_jax.diffusion.levels import Together, independent
 from dit_jax.diffusion.objective import Objective, losses_at, total
 from dit_jax.diffusion.stream import Streams
 
@@ -45,7 +45,7 @@ def make_step(
     batch_size: int,
     ema: float,
     objective: Objective = losses_at,
-    together: Together = independent,
+    joint_levels: JointLevels = independent,
     uncertainty: Callable = lambda params, t: {},
     accumulation: int = 1,
     axis: str | None = None,
@@ -66,7 +66,7 @@ def make_step(
 
     def step(state: State, batch: dict[str, Array], rows: Array) -> tuple[State, dict]:
         level_key, noise_key = jax.random.split(jax.random.fold_in(root, state.step))
-        t = {name: level[rows] for name, level in together(level_key, streams, batch_size).items()}
+        t = {name: level[rows] for name, level in joint_levels(level_key, streams, batch_size).items()}
         examples = batch, example_keys(noise_key, rows), t
         gradient = jax.grad(mean_loss, has_aux=True)
         if accumulation == 1:
