@@ -15,8 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from configs import imagenet256
 from dit_jax.config import build
+from dit_jax.configs import imagenet256
 from dit_jax.network import layers
 from dit_jax.network.dit import REMAT
 from dit_jax.training.flops import PEAK, matmul_flops

@@ -7,15 +7,15 @@ python -m dit_jax.convert --workdir=runs/dit_xl2 --out=DIR
 The first two write a directory that sample.py draws from. The third writes a run as diffusers' DiTTransformer2DModel.
 """
 
-import argparse
-import sys
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import numpy as np
 
+from dit_jax.command import run_command
 from dit_jax.config import build, default, stream
+from dit_jax.names import choose
 from dit_jax.pretrained import dit, weights
 from dit_jax.restore import restore_run
 from dit_jax.run import Run
@@ -39,44 +39,33 @@ KINDS = {
         grid="timesteps",
     ),
     "sit": Kind(
-        {n: f"gaussian(prediction='velocity', clock='reversed_unit', outputs={n})" for n in (1, 2)},
+        {n: f"gaussian(prediction='velocity', clock='one_minus_t', outputs={n})" for n in (1, 2)},
         levels="uniform()",
         solver="euler_maruyama",
         grid="long_last",
     ),
 }
+KINDS_TEXT = "which files do not say: dit, DDPM's noise and variance; sit, the velocity of straight paths"
 
 
-def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m dit_jax.convert", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--workdir", required=True, metavar="DIR", help="the run: written from a checkpoint, or read")
-    what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument(
-        "--checkpoint",
-        metavar="FILE",
-        help="published weights: a .pt, a .safetensors, or a directory of diffusers with a config.json",
-    )
-    what.add_argument("--out", metavar="DIR", help="where a run goes in diffusers' layout")
-    group = parser.add_argument_group("reading a checkpoint", "what the file does not say")
-    group.add_argument(
-        "--kind",
-        choices=KINDS,
-        help="what the network learned, which files do not say: dit, the noise of DDPM and its variance, told the "
-        "timestep; or sit, the velocity of straight paths, told a time from 0 (noise) to 1 (data). (default: dit)",
-    )
-    group.add_argument("--heads", type=int, help="of attention, where width and depth are of no published size")
-    group.add_argument("--dtype", choices=["float32", "bfloat16"], help="of matrix products (default: float32)")
-    args = parser.parse_args(argv)
-    how = {name: value for name in ("kind", "heads", "dtype") if (value := getattr(args, name)) is not None}
-    if args.out and how:
-        parser.error(f"--{next(iter(how))} goes with --checkpoint: a run knows what it is")
-    try:
-        said = bring_in(args.checkpoint, args.workdir, **how) if args.checkpoint else send_out(args.workdir, args.out)
-    except (OSError, ValueError) as error:
-        sys.exit(f"error: {error}")
-    print(said)
+def main(
+    checkpoint: Annotated[
+        str, "published weights: .pt, .safetensors, or a directory of diffusers with config.json"
+    ] = "",
+    workdir: Annotated[str, "the run: written from a checkpoint, or read"] = "",
+    out: Annotated[str, "where a run goes in diffusers' layout"] = "",
+    kind: Annotated[str, f"what the network of a checkpoint learned, {KINDS_TEXT} (default: dit)"] = "",
+    heads: Annotated[int, "of attention, where width and depth are of no published size"] = 0,
+    dtype: Annotated[str, "of matrix products, float32 or bfloat16 (default: float32)"] = "",
+) -> None:
+    """Published weights in, where there is a checkpoint; a run's weights out, where there is not."""
+    if bool(checkpoint) == bool(out) or not workdir:
+        raise ValueError("say --workdir and either --checkpoint, to read weights, or --out, to write them")
+    flags: dict[str, Any] = {"kind": kind, "heads": heads, "dtype": dtype}
+    options = {name: value for name, value in flags.items() if value}
+    if out and options:
+        raise ValueError(f"--{next(iter(options))} goes with --checkpoint: a run knows what it is")
+    print(bring_in(checkpoint, workdir, **options) if checkpoint else send_out(workdir, out))
 
 
 def bring_in(checkpoint: str, workdir: str, kind: str = "dit", heads: int | None = None, dtype: str = "float32") -> str:
@@ -104,7 +93,7 @@ def published(file: Path, kind: str, heads: int | None, dtype: str) -> tuple[Run
 
 def config_of(sizes: dit.Sizes, kind: str, dtype: str):
     """The config of a published network."""
-    config, what = default(), KINDS[kind]
+    config, what = default(), choose(KINDS, kind, "--kind")
     shape, process = (sizes.side, sizes.side, sizes.channels), what.processes[sizes.outputs]
     config.streams = {
         "image": stream("image", shape=shape, patch=sizes.patch, process=process, levels=what.levels),
@@ -132,4 +121,4 @@ def send_out(workdir: str, out: str) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -11,36 +11,23 @@ Writes WORKDIR/evaluation.json, with the protocol that made each score.
 import dataclasses
 import itertools
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
 import numpy as np
-from absl import flags
 
 from dit_jax.command import run_command
 from dit_jax.data import audio_digits, pipeline, sources
 from dit_jax.data.packages import missing
-from dit_jax.diffusion.masked import REVEALS
-from dit_jax.diffusion.solvers import SOLVERS
-from dit_jax.diffusion.stream import Streams, in_data
+from dit_jax.diffusion.stream import Streams, drawn, in_data
 from dit_jax.evaluation import alignment, language_model, physics, speech, text
-from dit_jax.evaluation.draw import draw, gather
 from dit_jax.evaluation.judge import Judge, described, scores, train_judges
 from dit_jax.restore import restore_run
-from dit_jax.run import Run
+from dit_jax.run import Run, SampleOptions
+from dit_jax.sampling.draw import draw, gather
+from dit_jax.schema import Range, checked
 from dit_jax.streams import label
-
-WORKDIR = flags.DEFINE_string("workdir", "runs/digits", "a directory that train.py has written")
-GUIDANCE = flags.DEFINE_list("guidance", ["1.0", "1.5"], "a score for each of these scales; 1 is none")
-HOW = (  # fields of run.Sample; what is not said is as in the run
-    flags.DEFINE_integer("num", 1000, "samples for each score, the classes in turn", lower_bound=1),
-    flags.DEFINE_integer("steps", None, "solver steps", lower_bound=1),
-    flags.DEFINE_enum("solver", None, list(SOLVERS), "how to move from level to level"),
-    flags.DEFINE_enum("reveal", None, list(REVEALS), "which hidden tokens a step shows"),
-    flags.DEFINE_list("first", None, "streams that are drawn before the others"),
-    flags.DEFINE_string("rollout", None, "STREAM=LENGTH:OVERLAP: longer than it was trained, in windows: clip=32:4"),
-)
 
 Row = dict[str, Any]
 Sample = dict[str, np.ndarray]
@@ -50,15 +37,22 @@ Scores = dict[str, float]
 Measure = Callable[[dict[str, Judge], Sample, np.ndarray | None, Part], Scores]
 
 
-def main():
-    run, params, mesh = restore_run(WORKDIR.value)
-    how = dataclasses.replace(run.sample, **{flag.name: flag.value for flag in HOW if flag.value is not None})
+def main(
+    workdir: Annotated[str, "a directory that train.py has written"] = "runs/digits",
+    guidance: Annotated[tuple, "a score for each of these scales; 1 is none"] = ("1.0", "1.5"),
+    num: Annotated[int, "samples for each score, the classes in turn"] = 1000,
+    options: Annotated[dict[str, Any] | None, SampleOptions] = None,
+) -> None:
+    """Score a run; options are those of SampleOptions that differ from the run's."""
+    run, params, mesh = restore_run(workdir)
+    how = dataclasses.replace(run.sample, num=num, **(options or {}))
+    scales = [checked(float(scale), Annotated[float, Range()], "--guidance") for scale in guidance]
     labelled = "label" in sources.find(run.data.name, run.data.dir).info.features
     rows = []
-    for row in (classes if labelled else texts)(run, params, mesh, how):
+    for row in classes(run, params, mesh, how, scales) if labelled else texts(run, params, mesh, how):
         print(f"{row['what']}: {', '.join(f'{name} {value:.4g}' for name, value in row['scores'].items())}", flush=True)
         rows.append(row)
-    (Path(WORKDIR.value) / "evaluation.json").write_text(json.dumps(rows, indent=2) + "\n")
+    (Path(workdir) / "evaluation.json").write_text(json.dumps(rows, indent=2) + "\n")
 
 
 def texts(run: Run, params, mesh, how) -> Iterator[Row]:
@@ -69,7 +63,7 @@ def texts(run: Run, params, mesh, how) -> Iterator[Row]:
     return text.score(run, params, mesh, how, real, reader=None if absent else language_model.load())
 
 
-def classes(run: Run, params, mesh, how) -> Iterator[Row]:
+def classes(run: Run, params, mesh, how: SampleOptions, scales: Sequence[float] = (1.0, 1.5)) -> Iterator[Row]:
     """Scores of data with labels: of real examples, of samples, and of samples of which some streams are given."""
     streams, info = in_data(run.streams), sources.find(run.data.name, run.data.dir).info
     if "label" not in streams:
@@ -94,18 +88,18 @@ def classes(run: Run, params, mesh, how) -> Iterator[Row]:
     turns = np.arange(how.num)
     asked = (turns % (test["label"].max() + 1)).astype(np.int32)
     picked = np.random.default_rng(0).permutation(len(test["label"]))[turns % len(test["label"])]
-    drawn = [name for name, stream in run.streams.items() if stream.head is not None]
-    others = [name for name in in_data(run.streams) if name not in (*drawn, "label")]
-    parts = [part for count in range(len(drawn)) for part in itertools.combinations(drawn, count)]
-    for guidance, part in itertools.product(map(float, GUIDANCE.value), parts):
+    names = list(drawn(run.streams))
+    others = [name for name in in_data(run.streams) if name not in (*names, "label")]
+    parts = [part for count in range(len(names)) for part in itertools.combinations(names, count)]
+    for scale, part in itertools.product(scales, parts):
         wanted = test["label"][picked] if part or others else asked
         given = {name: test[name][picked] for name in (*part, *others)}
         given |= {"label": wanted} if "label" in run.streams else {}
-        here = dataclasses.replace(how, guidance=guidance, given=(), drawn=())
+        here = dataclasses.replace(how, guidance=scale, given=(), drawn=())
         sample = gather(draw(run, params, mesh, here, examples=given))
         left = {name: judge for name, judge in judges.items() if name not in part}
         scored = found(left, sample, wanted if given else None, part)
-        what = f"{how.num} samples, guidance {guidance:g}" + (f", given {' and '.join(part)}" if part else "")
+        what = f"{how.num} samples, guidance {scale:g}" + (f", given {' and '.join(part)}" if part else "")
         yield {"what": what, **dataclasses.asdict(here), "given": list(given), "scores": scored}
 
 

@@ -5,13 +5,11 @@ latents; any name will do. The same command again goes on after the last complet
 with --distributed, each encodes its share of the shards.
 """
 
-import argparse
 import os
 import re
-import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -20,41 +18,36 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from dit_jax.command import run_command
 from dit_jax.data import latents
 from dit_jax.data.folder import Folder
 from dit_jax.data.sources import BUILDERS, DATA_DIR, find, prepare
 from dit_jax.network.vae import VAE
-from dit_jax.parallel.hosts import join
+from dit_jax.parallel.hosts import initialize
 from dit_jax.parallel.mesh import AXES, BATCH
 from dit_jax.pretrained.vae import fingerprint, load
-from dit_jax.training.metrics import progress
+from dit_jax.progress import progress
 
 REPORT = 10  # seconds from one report of the rate to the next
 
 
-def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m dit_jax.prepare", description="Build a data set.")
-    parser.add_argument("name", help=f"{', '.join(BUILDERS)}; or what the latents of --source will be called")
-    parser.add_argument("--data_dir", default=DATA_DIR, help="where data sets live (default: %(default)s)")
-    group = parser.add_argument_group("latents", "encode a folder of images")
-    group.add_argument("--source", metavar="DIR", help="a folder with one subfolder of images a class")
-    group.add_argument("--vae", metavar="FILE", help="safetensors of a Stable Diffusion VAE, as in diffusers")
-    group.add_argument("--split", help="which split these images are (default: train)")
-    group.add_argument("--size", type=int, help="height and width to crop to (default: 256)")
-    group.add_argument(
-        "--distributed", metavar="JOB", help="one of several processes: auto, or HOST:PORT,COUNT,INDEX (default: alone)"
-    )
-    group.add_argument("--batch", type=int, help="images that a process encodes at once (default: 32 for each device)")
-    args = vars(parser.parse_args(argv))
-    name, data_dir = args.pop("name"), args.pop("data_dir")
-    how = {flag: value for flag, value in args.items() if value is not None}
+def main(
+    name: str,
+    data_dir: Annotated[str, "where data sets live"] = DATA_DIR,
+    source: Annotated[str, "a folder with one subfolder of images a class, to encode as latents"] = "",
+    vae: Annotated[str, "safetensors of a Stable Diffusion VAE, as in diffusers, to encode them with"] = "",
+    split: Annotated[str, "which split these images are (default: train)"] = "",
+    size: Annotated[int, "height and width to crop them to (default: 256)"] = 0,
+    batch: Annotated[int, "images that a process encodes at once (default: 32 for each device)"] = 0,
+    distributed: Annotated[str, "one of several processes: auto, or HOST:PORT,COUNT,INDEX (default: alone)"] = "",
+) -> None:
+    """Build the data set `name`: one of sources.BUILDERS or, of a folder of images, whatever its latents are called."""
+    flags = {"source": source, "vae": vae, "split": split, "size": size, "batch": batch, "distributed": distributed}
+    of_latents: dict[str, Any] = {flag: value for flag, value in flags.items() if value}
     start = time.perf_counter()
-    try:
-        if how:
-            encode_folder(name, data_dir, **how)
-        builder = find(name, data_dir) if how else prepare(name, data_dir)
-    except (OSError, ValueError) as error:
-        sys.exit(f"error: {error}")
+    if of_latents:
+        encode_folder(name, data_dir, **of_latents)
+    builder = find(name, data_dir) if of_latents else prepare(name, data_dir)
     counts = " + ".join(f"{split.num_examples:,} {name}" for name, split in builder.info.splits.items())
     print(f"{name}: {counts} examples in {builder.data_dir}, {time.perf_counter() - start:.1f} s")
 
@@ -75,7 +68,7 @@ def encode_folder(
     an image that cannot be read.
     """
     if distributed is not None:
-        join(distributed)
+        initialize(distributed)
     devices, process, processes = jax.local_device_count(), jax.process_index(), jax.process_count()
     batch = 32 * devices if batch is None else batch
     if name in BUILDERS:
@@ -135,4 +128,4 @@ def compile_encoder(model: VAE, params: Any, shape: tuple[int, ...]) -> latents.
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -1,107 +1,129 @@
 """What a run is made of. `config.py` makes one of these from a configuration; everything else reads it."""
 
 import dataclasses
+import math
 import re
 from collections.abc import Mapping
+from typing import Annotated
 
 import optax
 
+from dit_jax.data.pipeline import AUGMENTATIONS
 from dit_jax.data.sources import DATA_DIR
+from dit_jax.diffusion.grids import GRIDS
 from dit_jax.diffusion.guidance import COMBINE, Excess, Guidance, autoguided, classifier_freed, excess
+from dit_jax.diffusion.joint_levels import JOINT_LEVELS
+from dit_jax.diffusion.masked import REVEALS
+from dit_jax.diffusion.objective import OBJECTIVES
+from dit_jax.diffusion.solvers import SOLVERS
 from dit_jax.diffusion.stream import Predict, Streams
+from dit_jax.names import ConfigError
 from dit_jax.network.dit import DiT
+from dit_jax.parallel.modes import MODES
+from dit_jax.schema import EACH, Range, check_fields
+
+Count = Annotated[int, Range(at_least=1)]
+Batch = Annotated[int, Range(at_least=1, at_most=2**20)]
+Seed = Annotated[int, Range(at_least=0, below=2**32)]  # all bits of a seed count, and JAX takes 32
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Data:
-    """name: a data set (see data/sources.py). batch_size: examples an update, over all devices and micro-batches."""
+class DataOptions:
+    """The data section: a data set by name (see data/sources.py), and the examples of an update, over all devices and
+    micro-batches."""
 
     name: str = "digits"
     dir: str = DATA_DIR
-    batch_size: int = 64
-    augment: str = "none"
-    threads: int = 1
+    batch_size: Batch = 64
+    augment: Annotated[str, AUGMENTATIONS] = "none"
+    threads: Annotated[int, Range(at_least=0, at_most=1024)] = 1  # that prepare batches ahead
+
+    def __post_init__(self):
+        check_fields(self)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Train:
-    """steps: updates in all. objective: a row of diffusion.objective.OBJECTIVES. levels: how those of several streams
-    go together, a row of diffusion.joint_levels.JOINT_LEVELS. ema: decay of the averaged parameters. accumulation:
-    micro-batches an update."""
+class TrainOptions:
+    """The train section: how many updates, of which loss."""
 
-    steps: int = 1000
-    objective: str = "denoise"
-    levels: str = "independent"
-    seed: int = 0
-    ema: float = 0.999
-    accumulation: int = 1
-    log_every: int = 50
+    steps: Count = 1000  # updates in all
+    objective: Annotated[str, OBJECTIVES] = "denoise"
+    levels: Annotated[str, JOINT_LEVELS] = "independent"  # how those of several streams go together
+    seed: Seed = 0
+    ema: Annotated[float, Range(at_least=0, below=1)] = 0.999  # decay of the averaged parameters
+    accumulation: Count = 1  # micro-batches of an update
+    log_every: Count = 50
 
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Checkpoint:
-    """every: updates between checkpoints; one is always written at the end. keep: how many stay."""
-
-    every: int = 1000
-    keep: int = 2
+    def __post_init__(self):
+        check_fields(self)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Parallel:
-    """mode: jit over a mesh, or pmap. data, fsdp, context, tensor: the mesh; -1 takes the devices that are left."""
+class CheckpointOptions:
+    """The checkpoint section: how often, and how many stay. One is always written at the end."""
 
-    mode: str = "jit"
+    every: Count = 1000
+    keep: Count = 2
+
+    def __post_init__(self):
+        check_fields(self)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ParallelOptions:
+    """The parallel section: jit over a mesh, or pmap; and the sizes of the mesh, of which -1 takes the devices that are
+    left."""
+
+    mode: Annotated[str, MODES] = "jit"
     data: int = -1
     fsdp: int = 1
     context: int = 1
     tensor: int = 1
 
+    def __post_init__(self):
+        check_fields(self)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Sample:
-    """How samples are drawn: by `sample.py` unless it is told otherwise, and in training every `every` updates (0:
-    never).
+class SampleOptions:
+    """The sample section: how samples are drawn, in training, by the sample command and for scores; flags of commands
+    have these names and meanings, and what they do not say is as in the run."""
 
-    given: what is given, as on the shell: ("label=all",). guidance: its scale, 1 for none, or "name=2,image=1.5", one
-    for each given stream. interval: the levels at which it acts. combine: how it acts (see diffusion/guidance.py).
-    channels: on how many of an image's, 0 for all. weak: a workdir whose newest checkpoint it leads away from, instead
-    of from the same network without what is given. reveal: which tokens a step shows (see diffusion/masked.py). grid:
-    how the levels of the steps are spaced (see diffusion/grids.py). first: streams that are drawn before the others,
-    one by one, and then guide them as if they had been given: ("name",). drawn: which are drawn at all, () for all that
-    are not given; any other is marginalised out. rollout: "clip=32:2", a stream that is to be that long, and the groups
-    of it that each window sees of the one before (see diffusion/rollout.py).
-    """
+    every: Annotated[int, Range(at_least=0)] = 0  # updates between pictures in training; 0 for none
+    num: Annotated[Count, "how many samples"] = 64
+    given: Annotated[tuple, EACH, "STREAM=VALUE: label=all, image=FILE, text=In*, clip=FILE:prefix=2"] = ()
+    guidance: Annotated[float | str, "scale, 1 for none; or one for each given stream: name=2,image=1.5"] = 1.0
+    interval: Annotated[tuple, "LOW,HIGH: the noise levels at which guidance acts"] = (0.0, 1.0)
+    combine: Annotated[str, COMBINE, "how guidance combines two predictions"] = "linear"
+    channels: Annotated[int, Range(at_least=0), "how many channels are guided; 0 is all"] = 0
+    weak: Annotated[str, "WORKDIR of a worse run, for autoguidance"] = ""
+    steps: Annotated[Count, "solver steps; of text in blocks, steps of each block"] = 25
+    solver: Annotated[str, SOLVERS, "how to move from level to level"] = "2m"
+    reveal: Annotated[str, REVEALS, "which hidden tokens a step shows"] = "ancestral"
+    grid: Annotated[str, GRIDS, "how the levels of the steps are spaced"] = "uniform"
+    shift: Annotated[float, Range(above=0), "of the levels, towards noise where it is above 1"] = 1.0
+    first: Annotated[tuple, "streams that are drawn before the others, one by one, and then guide them: name"] = ()
+    drawn: Annotated[tuple, "streams to draw, any other is marginalised out; default: all that are not given"] = ()
+    rollout: Annotated[str, "STREAM=LENGTH:OVERLAP: longer than it was trained, in windows: clip=32:2"] = ""
+    seed: Annotated[Seed, "sample i of a seed is the same for every num, batch and number of devices"] = 0
+    batch: Annotated[Batch, "samples drawn at a time"] = 64
 
-    every: int = 0
-    num: int = 64
-    given: tuple = ()
-    guidance: float | str = 1.0
-    interval: tuple = (0.0, 1.0)
-    combine: str = "linear"
-    channels: int = 0
-    weak: str = ""
-    steps: int = 25
-    solver: str = "2m"
-    reveal: str = "ancestral"
-    grid: str = "uniform"
-    shift: float = 1.0
-    first: tuple = ()
-    drawn: tuple = ()
-    rollout: str = ""
-    seed: int = 0
-    batch: int = 64
+    def __post_init__(self):
+        check_fields(self)
+        object.__setattr__(self, "interval", _interval(self.interval))
+        self.scale(), self.longer()
 
     def guide(self, weak: Predict | None = None, w: Excess | None = None) -> Guidance | None:
-        """None at scale 1; else autoguidance where there is a weak network, and classifier-free guidance where not.
-        w: `excess()`, where that is traced."""
-        w, how = self.excess() if w is None else w, (self.interval, COMBINE[self.combine], self.channels)
+        """The guidance of these options, None at scale 1: autoguidance where there is a weak network, and
+        classifier-free guidance where not. w: `excess()`, where that is traced."""
+        w, options = self.excess() if w is None else w, (self.interval, COMBINE[self.combine], self.channels)
         if w is None:
             return None
         if weak is None:
-            return classifier_freed(w, *how)
+            return classifier_freed(w, *options)
         if isinstance(w, Mapping):
             raise ValueError(f"guidance = {self.guidance!r} is for given streams; a weak network leads by one scale")
-        return autoguided(weak, w, *how)
+        return autoguided(weak, w, *options)
 
     def excess(self) -> Excess | None:
         """The guidance scale less one, or that of each stream; None where nothing is guided."""
@@ -109,24 +131,37 @@ class Sample:
         return None if scale == 1.0 else excess(scale)
 
     def scale(self) -> float | dict[str, float]:
-        """Of guidance. Raises ValueError if it is neither a number nor numbers with the names of streams."""
+        """Of guidance. Raises ConfigError if it is neither a number nor numbers with the names of streams."""
         try:
             if "=" not in str(self.guidance):
-                return float(self.guidance)
+                scale = float(self.guidance)
+                assert math.isfinite(scale)
+                return scale
             words = (word.split("=") for word in str(self.guidance).split(","))
-            return {name: float(value) for name, value in words}
-        except ValueError:
-            raise ValueError(f"guidance = {self.guidance!r} should be a number, or STREAM=NUMBER,...") from None
+            scales = {name: float(value) for name, value in words}
+            assert all(map(math.isfinite, scales.values()))
+            return scales
+        except (ValueError, AssertionError):
+            raise ConfigError(f"guidance = {self.guidance!r} should be a number, or STREAM=NUMBER,...") from None
 
     def longer(self) -> tuple[str, int, int] | None:
-        """(stream, length, overlap) of a rollout. Raises ValueError if it is not said so."""
+        """(stream, length, overlap) of a rollout. Raises ConfigError if it is not written so."""
         if not self.rollout:
             return None
         words = re.fullmatch(r"(\w+)=(\d+):(\d+)", self.rollout)
         if words is None:
-            raise ValueError(f"rollout = {self.rollout!r} should be STREAM=LENGTH:OVERLAP, such as clip=32:2")
+            raise ConfigError(f"rollout = {self.rollout!r} should be STREAM=LENGTH:OVERLAP, such as clip=32:2")
         name, length, overlap = words.groups()
         return name, int(length), int(overlap)
+
+
+def _interval(levels: tuple) -> tuple[float, float]:
+    try:
+        low, high = map(float, levels)
+        assert 0 <= low <= high <= 1
+        return low, high
+    except (ValueError, TypeError, AssertionError):
+        raise ConfigError(f"interval = {levels} should be two levels, 0 <= low <= high <= 1") from None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -136,9 +171,9 @@ class Run:
     config: dict
     streams: Streams
     model: DiT
-    data: Data
+    data: DataOptions
     optimizer: optax.GradientTransformation
-    train: Train
-    checkpoint: Checkpoint
-    parallel: Parallel
-    sample: Sample
+    train: TrainOptions
+    checkpoint: CheckpointOptions
+    parallel: ParallelOptions
+    sample: SampleOptions

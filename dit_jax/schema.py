@@ -3,23 +3,29 @@
 The annotation of an argument says what may stand there: a type and, by `typing.Annotated`, more:
 
     depth: Annotated[int, Range(at_least=1)] = 12
-    solver: Annotated[str, SOLVERS] = "2m"              # the name of a row of a table
+    norm: Literal["layer", "rms"] = "layer"
+    solver: Annotated[str, SOLVERS] = "2m"                  # the name of a row of a table
     schedule: Annotated[Schedule, SCHEDULES] = rectified    # a row of a table, or its name
     num: Annotated[int, Range(at_least=1), "how many samples"] = 64     # with a line for --help
+    given: Annotated[tuple, EACH, "STREAM=VALUE"] = ()      # a flag that may be given several times
 """
 
 import ast
 import dataclasses
+import functools
 import inspect
 import math
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, ParamSpec, TypeVar
 
 from dit_jax.names import ConfigError, choose, nearest
 
 Row = TypeVar("Row")
+P = ParamSpec("P")
+
+EACH = object()  # of a tuple: each of its values is a flag of its own
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -61,17 +67,16 @@ def defaults(function: Callable) -> dict[str, Any]:
 
 
 def call(function: Callable, section: Mapping, path: str, context: Mapping) -> Any:
-    """function(**section), checked; arguments that come from elsewhere in the run are in `context`.
+    """function(**section); arguments that come from elsewhere in the run are in `context`.
 
-    Raises ConfigError, naming the key below `path`, for one that is unknown, missing, of a wrong type or out of range,
-    and for what the function itself refuses by a ValueError.
+    Raises ConfigError, naming the key below `path`, for one that is unknown, missing or of a wrong type, and for what
+    the function itself refuses by a ValueError, as `checks` and `check_fields` make it do.
     """
     schema = parameters(function)
     check_keys(section, schema.keys() - context.keys(), path)
     arguments = dict(context)
     for name, value in section.items():
-        annotation, key = schema[name].annotation, f"{path}.{name}"
-        arguments[name] = checked(typed(value, annotation, key), annotation, key)
+        arguments[name] = typed(value, schema[name].annotation, f"{path}.{name}")
     missing = [p.name for p in schema.values() if p.default is p.empty and p.name not in arguments]
     if missing:
         raise ConfigError(f"{path}.{missing[0]} is missing")
@@ -115,9 +120,7 @@ def typed(value: Any, wanted: Any, path: str) -> Any:
 
     Raises ConfigError for another type. Rows of a table are written by their names.
     """
-    if any(isinstance(note, Mapping) for note in notes(wanted)):
-        wanted = str
-    wanted = typing.get_args(wanted)[0] if typing.get_origin(wanted) is Annotated else wanted
+    wanted = str if any(isinstance(note, Mapping) for note in notes(wanted)) else plain(wanted)
     options = typing.get_args(wanted) if isinstance(wanted, types.UnionType) else (wanted,)
     kinds = [typing.get_origin(option) or option for option in options]
     if float in kinds and type(value) is int:
@@ -150,12 +153,31 @@ def checked(value: Any, annotation: Any, key: str) -> Any:
             raise ConfigError(f"{key} = {value} should be {note}")
         if isinstance(note, Mapping) and isinstance(value, str):
             row = choose(note, value, key)
-            value = value if typing.get_args(annotation)[0] is str else row
+            value = value if plain(annotation) is str else row
     return value
 
 
+def checks(function: Callable[P, Row]) -> Callable[P, Row]:
+    """Decorates a function whose arguments have to be as their annotations allow; the name of a row becomes the row.
+
+    Raises ConfigError as `checked` does.
+    """
+    annotations = {name: p.annotation for name, p in parameters(function).items() if notes(p.annotation)}
+    signature = inspect.signature(function)
+
+    @functools.wraps(function)
+    def checking(*args: P.args, **kwargs: P.kwargs) -> Row:
+        bound = signature.bind(*args, **kwargs)
+        for name in bound.arguments.keys() & annotations.keys():
+            bound.arguments[name] = checked(bound.arguments[name], annotations[name], name)
+        return function(*bound.args, **bound.kwargs)
+
+    return checking
+
+
 def check_fields(record: Any) -> None:
-    """What `__post_init__` of a dataclass does: every field is as its annotation allows, and a name becomes its row.
+    """What `__post_init__` of a dataclass does, as `checks` does for a function: every field is as its annotation
+    allows, and a name becomes its row.
 
     Raises ConfigError as `checked` does.
     """
@@ -164,8 +186,15 @@ def check_fields(record: Any) -> None:
             object.__setattr__(record, name, checked(getattr(record, name), parameter.annotation, name))
 
 
+def plain(annotation: Any) -> Any:
+    """An annotation without its notes."""
+    return typing.get_args(annotation)[0] if typing.get_origin(annotation) is Annotated else annotation
+
+
 def notes(annotation: Any) -> tuple:
-    """What `Annotated` says beside the type."""
+    """What an annotation says beside the type: `Annotated`'s notes, and the table of names that `Literal` is."""
+    if typing.get_origin(annotation) is Literal:
+        return ({name: name for name in typing.get_args(annotation)},)
     return annotation.__metadata__ if typing.get_origin(annotation) is Annotated else ()
 
 

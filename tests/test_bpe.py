@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
-from configs import text_kjv_bpe
+from dit_jax.configs import text_kjv_bpe
 from dit_jax.data import bpe, kjv, kjv_bpe, pipeline, sources
 from dit_jax.streams import text
 

@@ -14,7 +14,7 @@ from absl import flags
 import dit_jax as dj
 from dit_jax.command import run_command
 from dit_jax.config import build
-from dit_jax.run import Sample
+from dit_jax.run import SampleOptions
 from dit_jax.training.checkpoint import open_reader
 
 NUM = flags.DEFINE_integer("num", 1, "how many")
@@ -28,7 +28,7 @@ DO = {
     "missing": lambda: open_reader("nowhere"),
     "circle": lambda: build(ITSELF),
     "open": lambda: open("nowhere"),
-    "key": lambda: Sample(guidance=2.0, combine="nothing").guide(),
+    "key": lambda: SampleOptions(guidance=2.0, combine="nothing").guide(),
 }
 
 if __name__ == "__main__":

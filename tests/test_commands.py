@@ -19,7 +19,7 @@ from scipy.io import wavfile
 from sklearn.datasets import load_sample_image
 
 from dit_jax.pretrained.vae import fingerprint
-from dit_jax.run import Sample
+from dit_jax.run import SampleOptions
 
 ROOT = Path(__file__).parent.parent
 ENVIRONMENT = {**os.environ, "PYTHONUNBUFFERED": "1", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}  # compiles faster
@@ -157,7 +157,7 @@ def test_every_choice_of_a_sampler_has_its_flag(straight, tmp_path):
     run("sample.py", f"--workdir={straight}", *flags, "--given=label=1", f"--out={tmp_path}")
     protocol = json.loads(str(np.load(tmp_path / "samples.npz")["protocol"]))
     assert {name: protocol[name] for name in chosen} == chosen
-    fields = {field.name for field in dataclasses.fields(Sample)}
+    fields = {field.name for field in dataclasses.fields(SampleOptions)}
     assert fields - chosen.keys() == {"every", "given", "rollout"}  # an image has no frames to go on with
 
 

@@ -6,8 +6,9 @@ import json
 
 import pytest
 
-from configs import audio_digits, digits, digits_meanflow, fashion_mnist, imagenet256
-from dit_jax.config import ConfigError, build, default, stream
+from dit_jax.config import build, default, stream
+from dit_jax.configs import audio_digits, digits, digits_meanflow, fashion_mnist, imagenet256
+from dit_jax.names import ConfigError
 from dit_jax.network.layers import PUBLISHED
 from dit_jax.parallel.mesh import make_mesh
 from dit_jax.training.loop import placement

@@ -10,9 +10,9 @@ import orbax.checkpoint as ocp
 import pytest
 
 from dit_jax.config import build
-from dit_jax.evaluation.draw import draw, gather
-from dit_jax.evaluation.sheet import sheet
 from dit_jax.restore import restore_run
+from dit_jax.sampling.draw import draw, gather
+from dit_jax.sampling.sheet import sheet
 from dit_jax.training.loop import train
 
 pytestmark = pytest.mark.usefixtures("quick", "alone")

@@ -17,14 +17,14 @@ import torch
 from diffusers import DiTTransformer2DModel
 from safetensors.numpy import load_file, save_file
 
-from configs import imagenet256
 from dit_jax import convert
 from dit_jax.config import build
+from dit_jax.configs import imagenet256
 from dit_jax.diffusion.gaussian import Gaussian
-from dit_jax.evaluation.draw import draw, gather
 from dit_jax.network.dit import SIZES
 from dit_jax.pretrained import dit, weights
 from dit_jax.restore import restore_run
+from dit_jax.sampling.draw import draw, gather
 from dit_jax.training.loop import train
 
 pytestmark = pytest.mark.usefixtures("quick")

@@ -11,8 +11,8 @@ from jax.sharding import AxisType, Mesh
 from PIL import Image
 
 import dit_jax as dj
-from configs import digits, text_kjv, text_kjv_blocks, video_digits
-from dit_jax.config import ConfigError, build
+from dit_jax.config import build
+from dit_jax.configs import digits, text_kjv, text_kjv_blocks, video_digits
 from dit_jax.diffusion import grids
 from dit_jax.diffusion.guidance import classifier_free
 from dit_jax.diffusion.keys import example_keys
@@ -20,8 +20,10 @@ from dit_jax.diffusion.masked import REVEALS
 from dit_jax.diffusion.sampler import priors
 from dit_jax.diffusion.solvers import SOLVERS
 from dit_jax.diffusion.stream import revealing
-from dit_jax.evaluation.draw import _sampler, between, draw, gather
+from dit_jax.names import ConfigError
 from dit_jax.parallel.mesh import AXES, make_mesh
+from dit_jax.sampling.draw import _sampler, draw, gather
+from dit_jax.sampling.interpolate import interpolation_noise
 
 pytestmark = pytest.mark.usefixtures("quick")
 
@@ -205,7 +207,7 @@ CLIP = dataclasses.replace(HOW, num=5, batch=8, given=("label=4,7",), solver="he
 
 
 def clip(params, mesh, how, ends, run=RUN):
-    return gather(draw(run, params, mesh, how, start=between(run, params, mesh, how, ends)))
+    return gather(draw(run, params, mesh, how, start=interpolation_noise(run, params, mesh, how, ends)))
 
 
 @pytest.fixture(scope="module")
@@ -264,7 +266,7 @@ def test_a_clip_between_files_begins_and_ends_with_them(params, tmp_path):
 )
 def test_ends_that_are_none_are_named(ends, how, message):
     with pytest.raises((ValueError, OSError), match=message):
-        between(RUN, {}, one_device(), how, ends)
+        interpolation_noise(RUN, {}, one_device(), how, ends)
 
 
 def test_files_need_a_stream_that_reads_them(tmp_path):
@@ -273,7 +275,7 @@ def test_files_need_a_stream_that_reads_them(tmp_path):
     latents = changed("streams.image.shape", [8, 8, 4])
     for run, how in ((latents, CLIP), (RUN, dataclasses.replace(CLIP, given=(f"image={file}",)))):
         with pytest.raises(ValueError, match="one drawn stream should read files, not 0"):
-            between(run, {}, one_device(), how, f"{file},{file}")
+            interpolation_noise(run, {}, one_device(), how, f"{file},{file}")
 
 
 def test_an_image_can_be_given(params, tmp_path):
@@ -353,7 +355,7 @@ def test_text_in_blocks_is_drawn_with_a_cache_and_the_same_without(monkeypatch):
     run = build({**config, "sample": {"given": ("text=In*",), "num": 8, "batch": 8, "steps": 2}})
     params, mesh = scattered(run.model, 4), make_mesh()
     cached = gather(draw(run, params, mesh, run.sample))["text"]
-    monkeypatch.setattr("dit_jax.evaluation.draw.is_blockwise", lambda streams, rows: False)
+    monkeypatch.setattr("dit_jax.sampling.draw.is_blockwise", lambda streams, rows: False)
     _sampler.cache_clear()
     np.testing.assert_array_equal(gather(draw(run, params, mesh, run.sample))["text"], cached)
     assert np.all(cached[:, :2] == [*b"In"]) and len(np.unique(cached, axis=0)) > 4

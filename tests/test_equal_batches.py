@@ -5,7 +5,7 @@ import types
 import numpy as np
 import pytest
 
-from dit_jax.evaluation.draw import equal_batches
+from dit_jax.sampling.draw import equal_batches
 
 every_mesh = pytest.mark.parametrize("axes", [(1, 1), (8, 1), (2, 4), (1, 3)])
 every_size = pytest.mark.parametrize(("num", "batch"), [(1, 1), (1, 64), (5, 2), (24, 8), (25, 8), (7, 3), (100, 250)])

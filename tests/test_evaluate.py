@@ -11,7 +11,7 @@ import dit_jax as dj
 from dit_jax import evaluate
 from dit_jax.data import audio_digits, sources
 from dit_jax.diffusion.stream import Stream
-from dit_jax.run import Sample
+from dit_jax.run import SampleOptions
 
 CLASSES = 3
 LABELS = np.arange(60, dtype=np.int32) % CLASSES
@@ -63,7 +63,7 @@ def asked(**streams: Stream) -> types.SimpleNamespace:
 
 def test_rows_are_real_splits_and_then_samples_of_each_class_in_turn_at_every_guidance(monkeypatch):
     made, run = Made(monkeypatch), asked(image=picture, label=dj.streams.label(CLASSES))
-    how = Sample(num=10, steps=7, given=("label=2",), drawn=("image",), guidance=9.0, seed=4)
+    how = SampleOptions(num=10, steps=7, given=("label=2",), drawn=("image",), guidance=9.0, seed=4)
     rows = [*evaluate.classes(run, "params", "mesh", how)]
     assert [row["what"] for row in rows] == [
         *(f"real data, {name} split" for name in ("train", "attic", "zoo")),
@@ -84,7 +84,7 @@ def test_a_score_is_that_of_what_was_drawn_at_that_guidance(monkeypatch):
     """By a sampler that draws one class of the three without guidance, and the right one with it."""
     made, run = Made(monkeypatch), asked(image=picture, label=dj.streams.label(CLASSES))
     made.sample = lambda guidance, given, num: {"image": pictures(given["label"] if guidance > 1 else np.full(num, 2))}
-    *_, without, guided = evaluate.classes(run, None, None, Sample(num=12))
+    *_, without, guided = evaluate.classes(run, None, None, SampleOptions(num=12))
     assert without["scores"]["image/agreement"] == pytest.approx(1 / 3) and guided["scores"]["image/agreement"] == 1
     assert guided["scores"]["image/frechet"] < 0.01 < without["scores"]["image/frechet"]
 
@@ -92,7 +92,7 @@ def test_a_score_is_that_of_what_was_drawn_at_that_guidance(monkeypatch):
 def test_without_a_label_among_its_streams_nothing_is_asked_of_a_run(monkeypatch):
     """The labels of the data are read, for the judges; samples are held against no label."""
     made, run = Made(monkeypatch), asked(image=picture)
-    *real, drawn, _ = evaluate.classes(run, None, None, Sample(num=10))
+    *real, drawn, _ = evaluate.classes(run, None, None, SampleOptions(num=10))
     assert {frozenset(streams) for _, streams, _ in made.read} == {frozenset({"image", "label"})}
     assert all("image/agreement" in row["scores"] for row in real)
     assert made.drawn[0][-1] == {} and drawn["given"] == [] and drawn["scores"].keys() == {"image/frechet"}
@@ -103,7 +103,7 @@ def test_what_is_never_drawn_is_given_from_held_out_examples_with_their_labels(m
     hint = dataclasses.replace(picture, head=None)
     made, run = Made(monkeypatch), asked(image=picture, hint=hint, label=dj.streams.label(CLASSES))
     made.sample = lambda guidance, given, num: {"image": pictures(shown(given["hint"]))}
-    rows = [*evaluate.classes(run, None, None, Sample(num=100))]
+    rows = [*evaluate.classes(run, None, None, SampleOptions(num=100))]
     held_out = split(1)
     for (*_, given), row in zip(made.drawn, rows[3:], strict=True):
         places = [int(np.argmax((held_out["hint"] == x).all((1, 2, 3)))) for x in given["hint"]]
@@ -128,7 +128,7 @@ def test_measures_of_a_data_set_see_what_was_drawn_what_was_asked_and_what_was_g
 
     monkeypatch.setitem(evaluate.MEASURES, "made", [lambda asked: measure if asked is run else None])
     monkeypatch.setattr(evaluate, "GUIDANCE", types.SimpleNamespace(value=["1"]))
-    rows = [*evaluate.classes(run, None, None, Sample(num=7))]
+    rows = [*evaluate.classes(run, None, None, SampleOptions(num=7))]
     assert rows[0] == {"what": "real data, test split", "scores": {"size": 60, "given": 0}}
     assert [row["scores"]["size"] for row in rows] == [60, 7, 7, 7, 7, 7, 7]
     assert seen == [
@@ -193,7 +193,9 @@ def test_texts_are_both_splits_and_are_read_by_a_language_model_if_there_is_one(
 @pytest.mark.parametrize("labelled", [True, False])
 def test_all_rows_are_printed_and_written_with_what_was_said_on_the_shell(labelled, monkeypatch, tmp_path, capsys):
     Made(monkeypatch, labelled)
-    run = types.SimpleNamespace(streams={}, data=DATA, sample=Sample(num=3, steps=5, solver="heun", rollout="clip=9:1"))
+    run = types.SimpleNamespace(
+        streams={}, data=DATA, sample=SampleOptions(num=3, steps=5, solver="heun", rollout="clip=9:1")
+    )
     rows = [{"what": "real", "scores": {"a": 0.25}}, {"what": "drawn", "num": 8, "scores": {"a": 1 / 3, "b": 2.0}}]
     called = []
     for name in ("classes", "texts"):
@@ -204,7 +206,7 @@ def test_all_rows_are_printed_and_written_with_what_was_said_on_the_shell(labell
     flags = tuple(types.SimpleNamespace(name=name, value=value) for name, value in said.items())
     monkeypatch.setattr(evaluate, "HOW", flags)
     evaluate.main()
-    how = Sample(num=8, steps=5, solver="heun", first=["image"], rollout="")
+    how = SampleOptions(num=8, steps=5, solver="heun", first=["image"], rollout="")
     assert called == [("classes" if labelled else "texts", (run, f"params of {tmp_path}", "mesh", how))]
     assert json.loads((tmp_path / "evaluation.json").read_text()) == rows
     assert capsys.readouterr().out == "real: a 0.25\ndrawn: a 0.3333, b 2\n"
@@ -212,6 +214,6 @@ def test_all_rows_are_printed_and_written_with_what_was_said_on_the_shell(labell
 
 def test_every_flag_about_drawing_is_an_entry_of_how_samples_are_drawn():
     """So that what is said on the shell can replace what the run says, and is not said unless it is."""
-    entries = {field.name: field.default for field in dataclasses.fields(Sample)}
+    entries = {field.name: field.default for field in dataclasses.fields(SampleOptions)}
     assert {flag.name for flag in evaluate.HOW} <= entries.keys()
     assert {flag.name: flag.default for flag in evaluate.HOW if flag.default is not None} == {"num": 1000}

@@ -14,8 +14,8 @@ from dit_jax.diffusion.masked import Masked
 from dit_jax.diffusion.stream import Stream
 from dit_jax.evaluation.frechet import frechet_distance
 from dit_jax.evaluation.judge import described, scores, train_judge, train_judges
-from dit_jax.evaluation.sheet import sheet
-from dit_jax.run import Sample
+from dit_jax.run import SampleOptions
+from dit_jax.sampling.sheet import sheet
 
 
 def exactly(mean: np.ndarray, root: np.ndarray, n: int) -> np.ndarray:
@@ -120,7 +120,9 @@ def test_every_part_is_given_once_and_judged_never(monkeypatch):
     monkeypatch.setattr(evaluate, "draw", draw)
     monkeypatch.setattr(evaluate, "GUIDANCE", types.SimpleNamespace(value=["1", "2"]))
     data = types.SimpleNamespace(name="made", dir="")
-    first, *rows = evaluate.classes(types.SimpleNamespace(streams=streams, data=data), None, None, Sample(num=90))
+    first, *rows = evaluate.classes(
+        types.SimpleNamespace(streams=streams, data=data), None, None, SampleOptions(num=90)
+    )
     assert first["scores"]["coherence"] == 1
     parts = [part for size in range(3) for part in itertools.combinations(names, size)]
     assert asked == [(guidance, part) for guidance in (1.0, 2.0) for part in parts]

@@ -27,7 +27,7 @@ from dit_jax.diffusion.masked import Masked
 from dit_jax.diffusion.schedules import SCHEDULES, derivative
 from dit_jax.diffusion.solvers import SOLVERS
 from dit_jax.diffusion.stream import Stream
-from dit_jax.run import Sample
+from dit_jax.run import SampleOptions
 
 pytestmark = pytest.mark.usefixtures("exact")
 
@@ -465,8 +465,8 @@ def test_every_guidance_goes_with_solvers_that_evaluate_at_the_end(combine):
 
 
 def test_a_run_says_which():
-    assert Sample().guide() is None and Sample(combine="zero_star").guide(worse) is None
-    how = Sample(guidance=3.0, interval=(0.3, 0.7), combine="rescaled", channels=1)
+    assert SampleOptions().guide() is None and SampleOptions(combine="zero_star").guide(worse) is None
+    how = SampleOptions(guidance=3.0, interval=(0.3, 0.7), combine="rescaled", channels=1)
     wanted = {weak: np.array(STRONG) for weak in (absent, worse)}
     for weak, array in wanted.items():
         array[1:3, :, :1] = each(
@@ -507,4 +507,4 @@ def test_each_given_stream_leads_by_a_scale_of_its_own():
 @pytest.mark.parametrize("guidance", ["x", "label=", "label=x", "label", "a=1=2"])
 def test_guidance_that_cannot_be_read_is_named(guidance):
     with pytest.raises(ValueError, match=f"guidance = '{guidance}' should be a number, or STREAM=NUMBER"):
-        dataclasses.replace(Sample(), guidance=guidance).scale()
+        dataclasses.replace(SampleOptions(), guidance=guidance).scale()

@@ -14,13 +14,13 @@ import pytest
 from PIL import Image
 
 import dit_jax as dj
-from configs import digits
 from dit_jax.config import build
+from dit_jax.configs import digits
 from dit_jax.diffusion import grids
-from dit_jax.evaluation.draw import draw, gather
-from dit_jax.evaluation.sheet import sheet
 from dit_jax.network.layers import PUBLISHED
 from dit_jax.parallel.mesh import make_mesh
+from dit_jax.sampling.draw import draw, gather
+from dit_jax.sampling.sheet import sheet
 from dit_jax.training import loop, metrics
 from dit_jax.training.loop import interruptible, train
 

@@ -1,7 +1,6 @@
 """How a state lies on a mesh: each matrix of the blocks is split along one axis, and its copies as it is itself."""
 
 import collections
-import dataclasses
 import functools
 
 import jax
@@ -20,20 +19,20 @@ from dit_jax.training.step import make_init
 SEVERAL = {"image": dj.streams.image((4, 4, 1), patch=2), "text": dj.streams.text(5), "label": dj.streams.label(10)}
 CLIP = {"clip": dj.streams.video((2, 4, 4, 1), patch=(1, 2, 2))}
 STREAMS = {"published": SEVERAL, "modern": SEVERAL, "experts": SEVERAL, "factorised": CLIP}
-BLOCKS = {
-    "published": PUBLISHED,
-    "modern": MODERN,
-    "experts": dataclasses.replace(MODERN, experts="streams"),
-    "factorised": dataclasses.replace(PUBLISHED, attention="factorised"),
+NETWORKS = {
+    "published": {"block": PUBLISHED},
+    "modern": {"block": MODERN},
+    "experts": {"block": MODERN, "experts": "streams"},
+    "factorised": {"block": PUBLISHED, "attention": "factorised"},
 }
 # Of the matrices [depth, in, out] of a block, the axis that fsdp splits: the one of the residual path, whose width all
 # of them share.
 ALONG = {"qkv": 1, "in": 1, "modulation": 1, "out": 2}
-every_block = pytest.mark.parametrize("block", BLOCKS)
+every_block = pytest.mark.parametrize("block", NETWORKS)
 
 
 def state(block: str, optimizer: str = "adamw", width: int = 24):
-    model = dj.DiT(STREAMS[block], width=width, depth=2, heads=1, block=BLOCKS[block], weights="learned")
+    model = dj.DiT(STREAMS[block], width=width, depth=2, heads=1, **NETWORKS[block], weights="learned")
     return jax.eval_shape(make_init(model, make_optimizer(5, optimizer)), jax.random.key(0))
 
 
@@ -62,7 +61,7 @@ def test_each_matrix_of_the_blocks_is_split_along_the_residual_path_alone(block,
             assert parts == tuple(axes["fsdp"] if axis == ALONG[kind(path)] else 1 for axis in range(3)), path
             found[kind(path)] += 1
     assert {"qkv", "in", "out"} <= found.keys() <= ALONG.keys()
-    assert ("modulation" in found) == (BLOCKS[block].modulation == "own")
+    assert ("modulation" in found) == (NETWORKS[block]["block"].modulation == "own")
 
 
 @every_block

@@ -12,8 +12,9 @@ import pytest
 from PIL import Image
 from tensorboardX.proto.event_pb2 import Event
 
+from dit_jax.progress import progress
 from dit_jax.training import metrics
-from dit_jax.training.metrics import Meter, Writer, progress, without
+from dit_jax.training.metrics import Meter, Writer, without
 
 BINS = 10
 LEVEL = {"image": (np.ones(BINS), np.ones(BINS))}

@@ -12,8 +12,8 @@ import orbax.checkpoint as ocp
 import pytest
 
 from dit_jax.config import build
-from dit_jax.evaluation.draw import draw, gather
 from dit_jax.restore import restore_run
+from dit_jax.sampling.draw import draw, gather
 from dit_jax.training.checkpoint import keys_apart, open_reader
 from dit_jax.training.loop import train
 

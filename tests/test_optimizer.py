@@ -1,7 +1,5 @@
 """Update rules, against closed forms and plain optax: what is configured is what happens to every parameter."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -40,8 +38,7 @@ def network(block: str, experts: str = "none"):
     speech, streams = dj.streams.audio(8, patch=4), {"image": dj.streams.image((4, 4, 1), patch=2)}
     streams |= {"text": dj.streams.text(4), "speech": speech, "label": dj.streams.label(3), "span": dj.streams.span()}
     streams["duration"] = dj.streams.duration(speech)
-    made_of = dataclasses.replace(BLOCKS[block], experts=experts)
-    model = dj.DiT(streams, width=12, depth=2, heads=2, block=made_of, weights="learned")
+    model = dj.DiT(streams, width=12, depth=2, heads=2, block=block, experts=experts, weights="learned")
     return jax.tree.map(lambda leaf: jnp.ones(leaf.shape), jax.eval_shape(model.init, jax.random.key(0)))
 
 

@@ -11,8 +11,8 @@ from dit_jax.config import STREAMS
 from dit_jax.diffusion.ddpm import DDPM
 from dit_jax.diffusion.masked import Masked
 from dit_jax.diffusion.stream import View
+from dit_jax.sampling.given import read_given
 from dit_jax.streams import audio, duration, image, label, past, span, text, video
-from dit_jax.streams.given import read_given
 
 pytestmark = pytest.mark.usefixtures("quick")
 

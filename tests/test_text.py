@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, Mesh
 
-from configs import text_kjv
-from dit_jax.config import ConfigError, build
+from dit_jax.config import build
+from dit_jax.configs import text_kjv
 from dit_jax.data import kjv, pipeline, sources
 from dit_jax.evaluation import text as evaluation
+from dit_jax.names import ConfigError
 from dit_jax.parallel.mesh import AXES, make_mesh
+from dit_jax.sampling.given import read_given
 from dit_jax.streams import text
-from dit_jax.streams.given import read_given
 
 pytestmark = pytest.mark.usefixtures("quick")
 

@@ -25,8 +25,8 @@ from dit_jax.diffusion.stream import Stream
 from dit_jax.evaluation.judge import train_judges
 from dit_jax.evaluation.physics import identity, motion
 from dit_jax.network.layers import BLOCKS
+from dit_jax.sampling.given import read_given
 from dit_jax.streams import image, video
-from dit_jax.streams.given import read_given
 from dit_jax.streams.video import centres, features
 
 KEY = jax.random.key(0)
@@ -47,8 +47,8 @@ def network(stream, seed=0, **options):
 @pytest.mark.parametrize("block", BLOCKS)
 def test_a_clip_of_one_frame_is_an_image(block):
     """The same parameters, by the same names, and to the last bit the same prediction."""
-    still, params = network(image((8, 12, 3), patch=4), block=BLOCKS[block])
-    clip, same = network(video((1, 8, 12, 3), patch=(1, 4, 4)), block=BLOCKS[block])
+    still, params = network(image((8, 12, 3), patch=4), block=block)
+    clip, same = network(video((1, 8, 12, 3), patch=(1, 4, 4)), block=block)
     jax.tree.map(np.testing.assert_array_equal, params, same)
     x, t = jax.random.normal(KEY, (2, 8, 12, 3)), {"x": jnp.array([0.3, 0.9])}
     wanted = jax.jit(still.apply)(params, {"x": x}, t)["x"]

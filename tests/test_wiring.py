@@ -1,17 +1,15 @@
 """Every entry of every section of a config changes what happens, or it would be accepted and ignored.
 
 The table below has, for each entry, a value that is not the usual one and what has to change with it when a run is
-built by `config.build`, trained by `training.loop.train` and drawn by `evaluation.draw.draw`. An entry without a row
+built by `config.build`, trained by `training.loop.train` and drawn by `sampling.draw.draw`. An entry without a row
 fails, and so does one whose change nobody sees: one that is lost on the way from the config to where it should act.
 """
 
 import contextlib
 import functools
-import inspect
 import json
 import re
 import tempfile
-import typing
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,12 +22,15 @@ import pytest
 from jax.interpreters.partial_eval import dce_jaxpr
 from PIL import Image
 
-from dit_jax.config import PROCESSES, SECTIONS, STREAMS, build, default, stream
+from dit_jax import schema
+from dit_jax.config import SECTIONS, STREAMS, build, default, stream
+from dit_jax.diffusion.ddpm import PROCESSES
 from dit_jax.diffusion.levels import LEVELS
-from dit_jax.evaluation.draw import draw
+from dit_jax.network.layers import BLOCKS
 from dit_jax.parallel.mesh import make_mesh
 from dit_jax.parallel.modes import MODES, Mode
 from dit_jax.run import Run
+from dit_jax.sampling.draw import draw
 from dit_jax.training import loop
 
 pytestmark = pytest.mark.usefixtures("quick")
@@ -388,21 +389,27 @@ WIRES: dict[str, list[Row]] = {
     "levels.logit_normal.shift": [Row(program, "digits", 2.0)],
     "levels.log_normal.mean": [Row(program, "digits", 0.5)],
     "levels.log_normal.std": [Row(program, "digits", 0.5)],
+    "levels.log_normal.schedule": [Row(program, "digits", "linear")],
     "levels.steps.count": [Row(program, "digits", 10)],
     "levels.dropout.rate": [Row(program, "digits", 0.5)],
     "levels.spans.rate": [Row(program, "digits", 0.5)],
+    "block.published.norm": [Row(program, "digits", "rms")],
+    "block.published.mlp": [Row(program, "digits", "swiglu")],
+    "block.published.positions": [Row(program, "digits", "rotary")],
+    "block.published.modulation": [Row(program, "digits", "shared")],
+    "block.published.qk_norm": [Row(program, "digits", "rms")],
+    "block.published.bias": [Row(shapes, "digits", False)],
 }
 
 
 def entries() -> Iterator[str]:
-    """All that a config can say: entries of sections, of streams by their kind, of processes and of levels."""
+    """All that a config can say: entries of sections, of streams by their kind, of processes, levels and blocks."""
     for section in SECTIONS:
         yield from (f"{section}.{entry}" for entry in default()[section])
-    for table, rows in (("streams", STREAMS), ("process", PROCESSES), ("levels", LEVELS)):
+    calls = {"streams": STREAMS, "process": PROCESSES, "levels": LEVELS, "block": {"published": BLOCKS["published"]}}
+    for table, rows in calls.items():
         for name, function in rows.items():
-            for entry, parameter in inspect.signature(function, eval_str=True).parameters.items():
-                if typing.get_origin(parameter.annotation) is None and entry != "above":  # a function is not said
-                    yield f"{table}.{name}.{entry}"
+            yield from (f"{table}.{name}.{entry}" for entry in schema.parameters(function) if entry != "stream")
 
 
 def changed(config: dict, path: str, value: Any) -> dict:
@@ -414,6 +421,8 @@ def changed(config: dict, path: str, value: Any) -> dict:
         config[table][entry] = value
     elif table == "streams":
         next(entries for entries in config["streams"].values() if entries["kind"] == names[0])[entry] = value
+    elif table == "block":
+        config["model"]["block"] = f"{names[0]}({entry}={value!r})"
     else:
         config["streams"]["image"][table] = f"{names[0]}({entry}={value!r})"
     return config

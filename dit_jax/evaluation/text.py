@@ -15,17 +15,19 @@ from jax.sharding import Mesh, NamedSharding
 
 from dit_jax.diffusion.keys import domain, example_keys
 from dit_jax.diffusion.stream import generation_order, with_pasts
-from dit_jax.evaluation.draw import draw, equal_batches, gather
 from dit_jax.evaluation.language_model import Reader
 from dit_jax.parallel.mesh import BATCH, shardings
-from dit_jax.run import Run, Sample
+from dit_jax.run import Run, SampleOptions
+from dit_jax.sampling.draw import draw, equal_batches, gather
 
 Judge = Callable[[np.ndarray], np.ndarray]
 
 COMPRESSORS = {"gzip": lambda data: gzip.compress(data, 9), "xz": lambda data: lzma.compress(data, preset=9)}
 
 
-def bound(run: Run, params: Any, mesh: Mesh, how: Sample, name: str, texts: np.ndarray, draws: int = 4) -> np.ndarray:
+def bound(
+    run: Run, params: Any, mesh: Mesh, options: SampleOptions, name: str, texts: np.ndarray, draws: int = 4
+) -> np.ndarray:
     """At most how many bits a token a model of this stream alone needs for each of the texts [n, L]: [n].
 
     Each is the mean of `draws` estimates that hide a random number of tokens (`Masked.corrupt_evenly`), in each block
@@ -38,13 +40,14 @@ def bound(run: Run, params: Any, mesh: Mesh, how: Sample, name: str, texts: np.n
 
     @jax.jit
     def cost(params, rows, x):
-        z, target, t = process.corrupt_evenly(example_keys(domain(jax.random.key(how.seed), "bound"), rows), x, groups)
+        keys = example_keys(domain(jax.random.key(options.seed), "bound"), rows)
+        z, target, t = process.corrupt_evenly(keys, x, groups)
         sample = with_pasts(run.streams, {name: x}) | {name: z}
         levels = {k: jnp.zeros(len(x)) for k in sample} | {name: t}
         return process.loss(run.model.apply(params, sample, levels)[name], target, t) / np.log(2)
 
     costs = []
-    for rows in equal_batches(total, how.batch, mesh):
+    for rows in equal_batches(total, options.batch, mesh):
         placed = jax.device_put((rows, texts[rows % len(texts)]), NamedSharding(mesh, BATCH))
         costs.append(np.asarray(cost(params, *placed)))
     return np.concatenate(costs)[:total].reshape(draws, -1).mean(0)
@@ -127,7 +130,7 @@ def score(
     run: Run,
     params: Any,
     mesh: Mesh,
-    how: Sample,
+    options: SampleOptions,
     real: dict[str, dict[str, np.ndarray]],
     name: str = "text",
     reader: Reader | None = None,
@@ -145,7 +148,7 @@ def score(
     train, test = (in_rows(to_bytes(real[split][name])) for split in ("train", "test"))
     judge = ngram(train)
     bits, lengths = (
-        bound(run, params, mesh, how, name, tokens) * tokens.shape[1],
+        bound(run, params, mesh, options, name, tokens) * tokens.shape[1],
         np.array([*map(len, to_bytes(tokens))]),
     )
     yield {"what": f"{len(test)} held-out texts, model", "scores": per_byte(bits, lengths)}
@@ -155,12 +158,12 @@ def score(
         alone, after = compressed(compress, test, train)
         scores = {"bits_per_byte": alone, "after_training_text": after}
         yield {"what": f"{len(test)} held-out texts, {who}", "scores": scores}
-    how = dataclasses.replace(how, given=())
-    drawn = gather(draw(run, params, mesh, how))[name]
+    options = dataclasses.replace(options, given=())
+    drawn = gather(draw(run, params, mesh, options))[name]
     alike = tokens[np.arange(len(drawn)) * len(tokens) // len(drawn)]
     said = [to_bytes(drawn), to_bytes(alike)]
     read: list[dict[str, float]] = [{}, {}] if reader is None else read_by(reader, said)
-    protocols = {"samples": dataclasses.asdict(how), "held-out texts": {}}
+    protocols = {"samples": dataclasses.asdict(options), "held-out texts": {}}
     for (what, protocol), texts, costs in zip(protocols.items(), said, read, strict=True):
         rows = in_rows(texts)
         scores = {"judged_bits_per_byte": float(judge(rows).mean()), "word_entropy": entropy(rows), **costs}

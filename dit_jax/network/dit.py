@@ -8,7 +8,7 @@ gathered to tokens; with one group it is exactly DiT's, at DiT's cost. Layers ar
 Axes: B batch, n tokens (queries), N tokens (keys), D width, h heads, d head width, G noise levels.
 """
 
-from typing import Any
+from typing import Annotated, Any, Literal, cast
 
 import flax.linen as nn
 import jax
@@ -17,14 +17,13 @@ import numpy as np
 from jax import Array
 
 from dit_jax.diffusion.schedules import align
-from dit_jax.diffusion.stream import Streams, valid_mask
-from dit_jax.names import choose
+from dit_jax.diffusion.stream import Streams, drawn, valid_mask
+from dit_jax.names import ConfigError
 from dit_jax.network import layout
 from dit_jax.network.layers import (
     BLOCKS,
     MLP,
     NORMS,
-    PUBLISHED,
     Attention,
     Block,
     Experts,
@@ -36,13 +35,14 @@ from dit_jax.network.layers import (
 )
 from dit_jax.network.tokens import rotary, sincos
 from dit_jax.parallel.mesh import ROWS, constrain
+from dit_jax.schema import Range, called, check_fields
 
 Target = tuple[str, int | Array]  # a stream, and which of its groups
 
 # (width, depth, heads) of the published sizes.
 SIZES = {"S": (384, 12, 6), "B": (768, 12, 12), "L": (1024, 24, 16), "XL": (1152, 28, 16)}
 
-WEIGHTS = dict.fromkeys(("alike", "learned"))
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 REMAT = {
     "none": None,
@@ -137,37 +137,48 @@ class DiT(nn.Module):
     """A diffusion transformer: predict(x, t), each stream's prediction: x0, noise, v ..., as its process says.
 
     x: {name: [B, *shape]}, t: {name: [B] or [B, G]} in [0, 1] -> {name: prediction} of every stream with a head.
-    Parameters and the residual path are float32; `dtype` is that of matrix products. block: a Block, or the name of one
-    in BLOCKS. remat: what the backward pass computes again, a row of REMAT. unroll: layers a turn of the loop over
-    them. weights: whether the losses of streams and levels count alike, or squared errors as the network learns to
-    expect them (see `objective.total`): they become log-likelihoods, which cross entropies are as they stand.
+    Parameters and the residual path are float32; `dtype` is that of matrix products. block: a Block, or a call of a row
+    of BLOCKS, such as "modern" or "modern(norm='layer')". remat: what the backward pass computes again, a row of REMAT.
+    unroll: layers a turn of the loop over them. weights: whether the losses of streams and levels count alike, or
+    squared errors as the network learns to expect them (see `objective.total`): they become log-likelihoods, which
+    cross entropies are as they stand. attention: to all tokens, or by turns to those of a frame and those of a place
+    (factorised). experts: the same weights for all tokens, or for those of each stream their own.
 
-    Raises ValueError for a name that does not exist.
+    Raises ConfigError for a name that does not exist, for a number out of range, and for heads that do not divide the
+    width; ValueError for streams that factorised attention does not suit.
     """
 
     streams: Streams
-    width: int = 384
-    depth: int = 12
-    heads: int = 6
-    mlp_ratio: float = 4.0
-    block: Any = PUBLISHED
-    dtype: Any = jnp.float32
-    remat: str = "dots"
-    unroll: int = 1
-    weights: str = "alike"
+    width: Annotated[int, Range(at_least=1)] = 384
+    depth: Annotated[int, Range(at_least=1)] = 12
+    heads: Annotated[int, Range(at_least=1)] = 6
+    mlp_ratio: Annotated[float, Range(above=0)] = 4.0
+    block: Block | str = "published"
+    dtype: Annotated[Any, DTYPES] = jnp.float32
+    remat: Annotated[str, REMAT] = "dots"
+    unroll: Annotated[int, Range(at_least=1)] = 1
+    weights: Literal["alike", "learned"] = "alike"
+    attention: Literal["full", "factorised"] = "full"
+    experts: Literal["none", "streams"] = "none"
 
     def __post_init__(self):
-        if isinstance(self.block, str):
-            object.__setattr__(self, "block", choose(BLOCKS, self.block, "block"))
-        choose(REMAT, self.remat, "remat")
-        choose(WEIGHTS, self.weights, "weights")
+        check_fields(self)
+        object.__setattr__(self, "block", called(self.block, BLOCKS, "block"))
+        if self.width % self.heads:
+            raise ConfigError(f"heads = {self.heads} does not divide width = {self.width}")
+        if self.attention == "factorised":
+            layout.frame_count(self.streams, self.depth)
         super().__post_init__()
+
+    @property
+    def _block(self) -> Block:  # which it is by now
+        return cast(Block, self.block)
 
     def __hash__(self) -> int:  # so that a network can name a compiled program; a dict alone cannot
         return hash(tuple(self.streams.items()))
 
     def setup(self):
-        squared = [k for k, s in self.streams.items() if s.head is not None and s.process.is_continuous]
+        squared = [name for name, stream in drawn(self.streams).items() if stream.process.is_continuous]
         self.expected = {name: Uncertainty() for name in squared if self.weights == "learned"}
 
     def uncertainty(self, t: dict[str, Array]) -> dict[str, Array]:
@@ -225,7 +236,7 @@ class DiT(nn.Module):
         """The conditioning vector of every noise level, [B, G, D]: its timestep embedding, and all streams that have no
         tokens, such as a class label."""
         condition = LevelEmbed(self.width, name="level_embed")(jnp.concatenate(list(times.values()), 1))
-        if self.block.experts == "streams":
+        if self.experts == "streams":
             row = sorted(times).index  # by name, so that streams in another order are the same network
             stream_of_level = np.repeat([row(name) for name in times], [time.shape[1] for time in times.values()])
             condition = condition + self.param("level_offset", zeros, (len(times), self.width))[stream_of_level]
@@ -237,7 +248,7 @@ class DiT(nn.Module):
     def _add_positions(self, tokens: Array) -> tuple[Array, tuple[Array, Array] | None]:
         """(tokens, RoPE): positions are added to tokens, or rotate queries and keys in attention."""
         positions = np.concatenate([s.positions for s in self.streams.values() if s.positions is not None])
-        if self.block.positions == "rotary":
+        if self._block.positions == "rotary":
             cos, sin = rotary(positions, self.width // self.heads)
             return tokens, (jnp.asarray(cos), jnp.asarray(sin))
         return tokens + sincos(positions, self.width), None
@@ -252,16 +263,16 @@ class DiT(nn.Module):
         target: Target | None,
     ) -> Array:
         """`depth` transformer blocks as one scan over stacked parameters: compile time does not grow with depth."""
-        if self.block.modulation == "shared":
+        if self._block.modulation == "shared":
             shared = nn.Dense(6 * self.width, kernel_init=zeros, dtype=self.dtype, name="modulation")
             condition = shared(nn.silu(condition))
         layer: Any = DiTBlock
         depth = self.depth
-        options: dict[str, Any] = dict(heads=self.heads, mlp_ratio=self.mlp_ratio, block=self.block, dtype=self.dtype)
-        if self.block.experts == "streams":
+        options: dict[str, Any] = dict(heads=self.heads, mlp_ratio=self.mlp_ratio, block=self._block, dtype=self.dtype)
+        if self.experts == "streams":
             every = tuple(layout.token_counts(self.streams).items())
             options["experts"] = every if target is None else ((target[0], self._slice(target)[1]),)
-        if self.block.attention == "factorised":
+        if self.attention == "factorised":
             layer, depth, options["frames"] = DiTPair, depth // 2, layout.frame_count(self.streams, depth)
         if REMAT[self.remat] is not None:  # without a loop, only a barrier keeps the second computation apart
             layer = nn.remat(layer, policy=REMAT[self.remat], prevent_cse=self.unroll >= depth)
@@ -289,12 +300,11 @@ class DiT(nn.Module):
         """Norm, modulation, and each stream's head: {name: prediction}."""
         final = nn.Dense(2 * self.width, kernel_init=zeros, dtype=self.dtype, name="final_modulation")
         shift, scale = jnp.split(to_tokens(final(nn.silu(condition)), level).astype(jnp.float32), 2, axis=-1)
-        tokens = constrain(modulate(NORMS[self.block.norm](tokens), shift, scale), ROWS, "context")
+        tokens = constrain(modulate(NORMS[self._block.norm](tokens), shift, scale), ROWS, "context")
         counts = layout.token_counts(self.streams)
         parts = dict(zip(counts, jnp.split(tokens, np.cumsum([*counts.values()])[:-1], axis=1), strict=True))
         heads = {
-            name: stream.head(self.width, self.dtype, name=f"{name}_head")
-            for name, stream in self.streams.items()
-            if stream.head is not None
+            name: cast(Any, stream.head)(self.width, self.dtype, name=f"{name}_head")
+            for name, stream in drawn(self.streams).items()
         }
         return {name: constrain(head(parts[name]), ROWS).astype(jnp.float32) for name, head in heads.items()}

@@ -179,7 +179,8 @@ def store(layout: Layout, model: DiT, params: Any) -> dict[str, Any]:
 
 def diffusers_config(model: DiT, params: Any) -> dict:
     """The config.json with which DiTTransformer2DModel is this network. Raises ValueError if it cannot be."""
-    if model.block != PUBLISHED or model.mlp_ratio != 4 or model.streams.keys() != {"image", "label"}:
+    is_plain = model.block == PUBLISHED and model.mlp_ratio == 4 and model.experts == "none"
+    if not is_plain or model.attention != "full" or model.streams.keys() != {"image", "label"}:
         raise ValueError(
             "this run is no DiT as published: that takes model.block='published', model.mlp_ratio=4 and the streams "
             "image and label"

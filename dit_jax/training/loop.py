@@ -15,15 +15,17 @@ from dit_jax.diffusion.joint_levels import JOINT_LEVELS
 from dit_jax.diffusion.keys import domain
 from dit_jax.diffusion.objective import OBJECTIVES
 from dit_jax.diffusion.stream import in_data
-from dit_jax.evaluation.draw import draw, gather
-from dit_jax.evaluation.sheet import sheet
 from dit_jax.network.layout import token_counts
 from dit_jax.parallel.mesh import check_division, make_mesh
 from dit_jax.parallel.modes import MODES, Mode
+from dit_jax.progress import progress
 from dit_jax.run import Run
+from dit_jax.sampling.draw import draw, gather
+from dit_jax.sampling.plan import make_plan
+from dit_jax.sampling.sheet import sheet
 from dit_jax.training import checkpoint
 from dit_jax.training.flops import PEAK, matmul_flops
-from dit_jax.training.metrics import Meter, Writer, progress
+from dit_jax.training.metrics import Meter, Writer
 from dit_jax.training.step import Step, make_init, make_step
 
 
@@ -33,6 +35,8 @@ def train(run: Run, workdir: Path):
     SIGTERM and Ctrl-C save and return; a second one leaves at once. Mistakes are ValueErrors or FileNotFoundErrors,
     raised before anything compiles.
     """
+    if run.sample.every:
+        make_plan(run.streams, run.sample)  # so that what is given can be read, and drawn from
     mesh, mode = placement(run)
     source = sources.load(run.data.name, "train", run.data.dir, in_data(run.streams))
     examples = pipeline.examples(source, run.train.seed, run.data.augment)

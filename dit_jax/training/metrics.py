@@ -1,4 +1,4 @@
-"""What a run says about itself: metrics.jsonl, TensorBoard, and one live line in the terminal."""
+"""Metrics of a run: metrics.jsonl and TensorBoard, fetched from the device only when they are reported."""
 
 import contextlib
 import json
@@ -10,8 +10,6 @@ from pathlib import Path
 import jax
 import numpy as np
 from PIL import Image
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 
 class Writer:
@@ -96,31 +94,3 @@ class Meter:
                 low, high = i / len(counts), (i + 1) / len(counts)
                 values[f"loss/{name}/t{low:.1f}-{high:.1f}"] = float(sums[i] / counts[i])
         return values
-
-
-@contextlib.contextmanager
-def progress(total: int, done: int, unit: str) -> Iterator:
-    """A live bar with time left; yields show(done, **numbers). Without a terminal, one line every so often."""
-    console = Console()
-    columns = (
-        TextColumn("[bold]{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("eta"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[numbers]}"),
-    )
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task(unit, total=total, completed=done, numbers="")
-
-        def show(done: int, **numbers: float):
-            bar.update(task, completed=done)
-            if not numbers:
-                return
-            text = "  ".join(f"{name} {value:.4g}" for name, value in numbers.items())
-            bar.update(task, numbers=text)
-            if not console.is_terminal:
-                print(f"{unit} {done}/{total}  {text}", flush=True)
-
-        yield show

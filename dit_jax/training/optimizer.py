@@ -1,13 +1,15 @@
 """Optimizers: gradient clipping, a rule, a learning rate that warms up and decays; all from optax."""
 
-import math
 from collections.abc import Callable
+from typing import Annotated
 
 import jax
 import optax
 from optax.contrib import MuonDimensionNumbers
 
+from dit_jax.names import ConfigError
 from dit_jax.parallel.mesh import constrain
+from dit_jax.schema import Range, checks
 
 
 def _adamw(learning_rate, b1: float, b2: float, weight_decay: float) -> optax.GradientTransformation:
@@ -44,38 +46,29 @@ DECAYS: dict[str, Callable[[float, int], optax.Schedule]] = {
 }
 
 
+@checks
 def make_optimizer(
     steps: int,
-    name: str = "adamw",
-    learning_rate: float = 1e-4,
-    warmup: int = 0,
-    decay: str = "constant",
-    decay_steps: int = 0,
-    clip: float = 1.0,
-    weight_decay: float = 0.0,
-    b1: float = 0.9,
-    b2: float = 0.95,
+    name: Annotated[str, OPTIMIZERS] = "adamw",
+    learning_rate: Annotated[float, Range(at_least=0)] = 1e-4,
+    warmup: Annotated[int, Range(at_least=0)] = 0,
+    decay: Annotated[str, DECAYS] = "constant",
+    decay_steps: Annotated[int, Range(at_least=0)] = 0,
+    clip: Annotated[float, Range(above=0, or_infinite=True)] = 1.0,
+    weight_decay: Annotated[float, Range(at_least=0)] = 0.0,
+    b1: Annotated[float, Range(at_least=0, below=1)] = 0.9,
+    b2: Annotated[float, Range(at_least=0, below=1)] = 0.95,
 ) -> optax.GradientTransformation:
     """The update rule of a run of `steps` updates.
 
     The learning rate rises over `warmup` updates, stays, and decays over the last `decay_steps` (0: all after warm-up).
-    Gradients are clipped to the global norm `clip`, which does nothing where it is infinite. Raises ValueError for what
-    cannot be meant.
+    Gradients are clipped to the global norm `clip`, which does nothing where it is infinite. Raises ConfigError for a
+    name that does not exist and for a number out of range.
     """
-    for key, value, table in (("name", name, OPTIMIZERS), ("decay", decay, DECAYS)):
-        if value not in table:
-            raise ValueError(f"{key} = {value!r} does not exist; there are: {', '.join(table)}")
-    for key, rate, high in (("learning_rate", learning_rate, math.inf), ("b1", b1, 1.0), ("b2", b2, 1.0)):
-        if not 0 <= rate < high:
-            raise ValueError(f"{key} = {rate} should be at least 0 and below {high}")
-    if not clip > 0:
-        raise ValueError(f"clip = {clip} should be above 0; inf does not clip")
-    if not 0 <= weight_decay < math.inf:
-        raise ValueError(f"weight_decay = {weight_decay} should be at least 0 and finite")
-    if not 0 <= warmup <= steps:
-        raise ValueError(f"warmup = {warmup} should be 0 ... {steps}, the updates of the run")
-    if not 0 <= decay_steps <= steps - warmup:
-        raise ValueError(f"decay_steps = {decay_steps} should be 0 ... {steps - warmup}, the updates after warm-up")
+    if warmup > steps:
+        raise ConfigError(f"warmup = {warmup} should be 0 ... {steps}, the updates of the run")
+    if decay_steps > steps - warmup:
+        raise ConfigError(f"decay_steps = {decay_steps} should be 0 ... {steps - warmup}, the updates after warm-up")
     decay_steps = decay_steps or max(steps - warmup, 1)
     rate = optax.join_schedules(
         [

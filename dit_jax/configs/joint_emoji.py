@@ -10,8 +10,8 @@ python sample.py --workdir=runs/joint_emoji --given=still=rocket.png --out=runs/
 Sizes are for a GPU, or much patience. No full run has been made yet.
 """
 
-from configs import video_emoji
 from dit_jax.config import stream
+from dit_jax.configs import video_emoji
 
 
 def get_config():

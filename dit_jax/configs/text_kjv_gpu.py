@@ -10,7 +10,7 @@ model 1.74 (commit 0b0bbc5, 2026-11-26, whose config unrolled the layers and by 
 more text.
 """
 
-from configs import text_kjv
+from dit_jax.configs import text_kjv
 
 
 def get_config():

@@ -11,8 +11,8 @@ its data set. Scores are in bits a byte, so that they compare with those of text
 
 from pathlib import Path
 
-from configs import text_kjv
 from dit_jax.config import stream
+from dit_jax.configs import text_kjv
 
 MERGES = Path(__file__).with_name("kjv_bpe.txt").read_text().strip()
 

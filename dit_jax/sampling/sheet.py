@@ -1,4 +1,4 @@
-"""Many small pictures on one sheet."""
+"""Contact sheets: many small pictures, with words above them, on one."""
 
 import numpy as np
 from PIL import Image, ImageDraw

@@ -5,8 +5,8 @@ python train.py --config=configs/text_kjv_blocks.py --workdir=runs/text_kjv_bloc
 python sample.py --workdir=runs/text_kjv_blocks --given='text=In the beginning*' --out=runs/text_kjv_blocks/samples
 """
 
-from configs import text_kjv
 from dit_jax.config import stream
+from dit_jax.configs import text_kjv
 
 
 def get_config():

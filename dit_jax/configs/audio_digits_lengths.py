@@ -10,8 +10,8 @@ where the real train split has 39.0 (commit 0a235b9, 2026-11-26, `python -m dit_
 --workdir=runs/audio_digits_lengths --num=300 --guidance=1,2`).
 """
 
-from configs import audio_digits
 from dit_jax.config import stream
+from dit_jax.configs import audio_digits
 
 
 def get_config():
