@@ -16,8 +16,8 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from dit_jax.diffusion.stream import Stream
+from dit_jax.media.image import read, to_uint8
 from dit_jax.network.vae import VAE
-from dit_jax.streams.image import read, show
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 HINT = f"use the {WEIGHTS} of a Stable Diffusion VAE, such as stabilityai/sd-vae-ft-mse on Hugging Face"
@@ -75,7 +75,7 @@ def with_vae(stream: Stream, path: str | os.PathLike) -> Stream:
     encode = jax.jit(lambda x: vae.apply(params, x, method="encode")[0] * vae.scale)
     view = dataclasses.replace(
         stream.view,
-        show=lambda z: show(_in_batches(decode, z)),
+        show=lambda z: to_uint8(_in_batches(decode, z)),
         read=lambda text: _in_batches(encode, read(text, pixels)),
     )
     return dataclasses.replace(stream, view=view)
