@@ -308,6 +308,13 @@ TABLE: dict[str, list[tuple[str, str, str]]] = {
         ("grain.MapDataset.range(start,", "grain.MapDataset.range(0,", "data"),
         ('"flipped" if mirrored else "image"', '"image" if mirrored else "flipped"', "latents"),
     ],
+    "pretrained/weights.py": [
+        (" if key not in skip]", "]", "weights"),
+        ('raise pickle.UnpicklingError(f"{path} was not run")', "return getattr(__import__(module), name)", "weights"),
+        (" if array.dtype == np.float32}", "}", "weights"),
+        ('in ("", part)', 'in ("",)', "weights vae"),
+    ],
+    "pretrained/vae.py": [("weights.read(file, DTYPES)", "weights.read(file)", "vae")],
     "evaluation/draw.py": [
         ("grids.GRIDS[how.grid]", "grids.uniform", "wiring"),
         ("how.steps, how.shift,", "how.steps, 1.0,", "wiring"),
