@@ -139,15 +139,15 @@ TABLE: dict[str, list[tuple[str, str, str]]] = {
         ("spans(rate=rate)", "spans()", "wiring"),
         ("(x[:, None])", "(0 * x[:, None])", "streams"),
     ],
-    "streams/image.py": [
-        ("times * height)", "height)", "draw"),
-        ("+ 1) * 127.5 + 0.5", "+ 1) * 127.5", "streams"),
-    ],
     "streams/video.py": [
         ("groups=grid[0]", "groups=shape[0]", "video"),
         ("np.roll(frame, turn,", "np.roll(frame, -turn,", "video"),
     ],
-    "streams/audio.py": [
+    "media/image.py": [
+        ("times * height)", "height)", "draw"),
+        ("+ 1) * 127.5 + 0.5", "+ 1) * 127.5", "streams"),
+    ],
+    "media/spectrum.py": [
         ("jnp.roll(runs, -1, 1)", "jnp.roll(runs, 1, 1)", "audio"),
         ("np.where(np.arange(hop + 1) % hop == 0, 1, 2)", "2", "audio"),
     ],
@@ -308,6 +308,13 @@ TABLE: dict[str, list[tuple[str, str, str]]] = {
         ("grain.MapDataset.range(start,", "grain.MapDataset.range(0,", "data"),
         ('"flipped" if mirrored else "image"', '"image" if mirrored else "flipped"', "latents"),
     ],
+    "pretrained/weights.py": [
+        (" if key not in skip]", "]", "weights"),
+        ('raise pickle.UnpicklingError(f"{path} was not run")', "return getattr(__import__(module), name)", "weights"),
+        (" if array.dtype == np.float32}", "}", "weights"),
+        ('in ("", part)', 'in ("",)', "weights vae"),
+    ],
+    "pretrained/vae.py": [("weights.read(file, DTYPES)", "weights.read(file)", "vae")],
     "evaluation/draw.py": [
         ("grids.GRIDS[how.grid]", "grids.uniform", "wiring"),
         ("how.steps, how.shift,", "how.steps, 1.0,", "wiring"),

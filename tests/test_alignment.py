@@ -1,7 +1,5 @@
 """The judge of captions: its two networks against others' arithmetic, and its score against its own definition."""
 
-import io
-
 import numpy as np
 import pytest
 import torch
@@ -22,25 +20,6 @@ def test_it_knows_a_palace_and_a_daisy():
     pictures = np.stack([load_sample_image(name)[:, 106:533] for name in ("china.jpg", "flower.jpg")])
     features, logits = efficientnet.look(efficientnet.load(), pictures / np.float32(127.5) - 1, size=224)
     assert features.shape == (2, 112 + 1280) and np.argmax(logits, axis=1).tolist() == [698, 985]
-
-
-def test_weights_are_read_as_torch_reads_them():
-    """Transposed ones, parts of others, and what is no weight."""
-    whole = torch.arange(24.0).reshape(2, 3, 4)
-    state = {"whole": whole, "turned": whole.permute(2, 0, 1), "part": whole[1, 1:], "count": torch.tensor(3)}
-    torch.save(state, file := io.BytesIO(), _use_new_zipfile_serialization=False)
-    file.seek(0)
-    found = efficientnet.read(file)
-    assert found.keys() == {"whole", "turned", "part"}
-    for name, array in found.items():
-        np.testing.assert_array_equal(array, state[name].numpy())
-
-
-def test_nothing_in_a_file_of_weights_is_run():
-    torch.save({"evil": print}, file := io.BytesIO(), _use_new_zipfile_serialization=False)
-    file.seek(0)
-    with pytest.raises(Exception, match=r"builtin.*print was not run"):
-        efficientnet.read(file)
 
 
 def test_what_texts_mean_is_what_torchs_layers_make_of_them():

@@ -15,11 +15,12 @@ from scipy.io import wavfile
 
 import dit_jax as dj
 from dit_jax.data import audio_drums, packages, pipeline, sources
-from dit_jax.data.sound import onset, read_sound, read_wav, resample, standardised
 from dit_jax.diffusion.gaussian import Gaussian, noise
 from dit_jax.evaluation.judge import train_judge
+from dit_jax.media.sound import onset, read_sound, read_wav, resample, standardised
+from dit_jax.media.spectrum import BASES, mel, spectrogram
 from dit_jax.network.tokens import patchify
-from dit_jax.streams.audio import BASES, audio, features, mel, read, save, show, spectrogram
+from dit_jax.streams.audio import audio, features, read, save, show
 
 pytestmark = pytest.mark.usefixtures("quick")
 

@@ -9,7 +9,8 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from dit_jax.configs import text_kjv_bpe
-from dit_jax.data import bpe, kjv, kjv_bpe, pipeline, sources
+from dit_jax.data import kjv, kjv_bpe, pipeline, sources
+from dit_jax.media import bpe
 from dit_jax.streams import text
 
 ROOT = Path(__file__).parent.parent

@@ -13,7 +13,8 @@ from sklearn.datasets import load_digits, load_sample_image
 import dit_jax as dj
 from dit_jax import prepare
 from dit_jax.data import fashion_mnist, packages, pipeline, sources
-from dit_jax.data.folder import Folder, fit
+from dit_jax.data.folder import Folder
+from dit_jax.media.image import fit
 
 
 def of(shape: tuple[int, int, int], classes: int) -> dict:

@@ -13,7 +13,7 @@ from PIL import Image
 import dit_jax as dj
 from dit_jax.data import emoji, pipeline, sources
 from dit_jax.data.audio_digits import RATE, VOICES
-from dit_jax.data.sound import standardised
+from dit_jax.media.sound import standardised
 
 TONES = dict(zip(["1F3FB", "1F3FC", "1F3FD", "1F3FE", "1F3FF"], range(1, 6), strict=True))
 ANIMALS = [chr(ord("A") + i) * (3 + i) for i in range(12)]  # names of 3 ... 14 letters

@@ -17,11 +17,12 @@ MAY_IMPORT = {
     "diffusion": {"diffusion", "names"},
     "parallel": {"parallel"},
     "network": {"diffusion", "network", "parallel", "names"},
-    "data": {"data", "diffusion", "names"},
-    "streams": {"data", "diffusion", "network", "streams"},
+    "media": {"media", "names"},
+    "data": {"data", "media", "diffusion", "names"},
+    "streams": {"media", "diffusion", "network", "streams", "names", "schema"},
     "training": {"training", "evaluation", "parallel", "data", "streams", "network", "diffusion", "run"},
-    "pretrained": {"pretrained", "streams", "data", "network", "diffusion"},
-    "evaluation": {"evaluation", "parallel", "data", "streams", "network", "diffusion", "run"},
+    "pretrained": {"pretrained", "media", "network", "diffusion"},
+    "evaluation": {"evaluation", "pretrained", "parallel", "data", "media", "streams", "network", "diffusion", "run"},
 }
 
 
@@ -128,3 +129,8 @@ def test_the_network_speaks_the_language_of_the_field():
 def test_the_mathematics_needs_jax_and_numpy_alone(name):
     outside = {module.split(".")[0] for module in imports(FILES[name])} - {"dit_jax", "jax", "numpy"}
     assert outside <= sys.stdlib_module_names
+
+
+def test_media_are_read_and_written_without_the_network():
+    outside = {module.split(".")[0] for name in inside("media") for module in imports(FILES[name])} - {"dit_jax"}
+    assert outside - sys.stdlib_module_names <= {"jax", "numpy", "PIL", "scipy", "soundfile"}

@@ -113,6 +113,32 @@ def test_a_file_and_its_directory_are_the_same(published):
     assert pretrained.fingerprint(published) == hashlib.sha256(file.read_bytes()).hexdigest()
 
 
+def test_torchs_own_files_are_read_as_well(published, tmp_path):
+    """In the directory that a pipeline has for its VAE; the hash is that of the file, as of any other."""
+    tensors = {key: torch.from_numpy(array) for key, array in load_file(published / pretrained.WEIGHTS).items()}
+    folder = tmp_path / "vae"
+    folder.mkdir()
+    (folder / "config.json").write_text((published / "config.json").read_text())
+    file = folder / "diffusion_pytorch_model.bin"
+    torch.save(tensors, file)
+    vae, wanted = pretrained.load(published)
+    for path in (tmp_path, folder, file):
+        found, params = pretrained.load(path)
+        assert found == vae and jax.tree.all(jax.tree.map(np.array_equal, params, wanted))
+        assert pretrained.fingerprint(path) == hashlib.sha256(file.read_bytes()).hexdigest()
+    for broken, message in [
+        (without(tensors, "decoder.conv_out.bias"), "lacks decoder.conv_out.bias;"),
+        (
+            {**tensors, "quant_conv.bias": torch.zeros(8, dtype=torch.bfloat16)},
+            "'quant_conv.bias'.* no array of F32 or",
+        ),
+        ({**tensors, "evil": print}, "print, which was not run;"),
+    ]:
+        torch.save(broken, file)
+        with pytest.raises(ValueError, match=rf"^{file} .*{message}.*sd-vae-ft-mse"):
+            pretrained.load(file)
+
+
 def test_a_config_is_needed_for_groups_and_scale_only(tmp_path):
     peer((32, 64), groups=8, scaling_factor=0.13025).save_pretrained(tmp_path)
     assert pretrained.load(tmp_path)[0] == VAE((32, 64), 2, 4, groups=8, scale=0.13025)
@@ -167,7 +193,14 @@ ATTENTION = "encoder.mid_block.attentions.0"
             lambda t: {**t, f"{ATTENTION}.to_q.weight": np.zeros((64, 64, 3, 3), np.float32)},
             r"to_q.weight of shape \(64, 64, 3, 3\), where \(64, 64\) belongs",
         ),
-        (lambda t: {**t, "quant_conv.bias": np.zeros(8, np.int32)}, "has quant_conv.bias as I32, and only F32 and F16"),
+        (
+            lambda t: {**t, "quant_conv.bias": np.zeros(8, np.int32)},
+            "'quant_conv.bias' as I32, and only F32 and F16 are",
+        ),
+        (
+            lambda t: {**t, "quant_conv.bias": np.zeros(8, jnp.bfloat16)},
+            "'quant_conv.bias' as BF16, and only F32 and F16",
+        ),
         (
             lambda t: {**t, "post_quant_conv.bias": np.zeros((2, 2), np.float32)},
             r"of shape \(2, 2\), where \(4,\) belongs",
@@ -191,6 +224,7 @@ def test_a_file_of_another_model_is_named_with_its_first_wrong_key(published, tm
     with pytest.raises(ValueError, match=message) as error:
         pretrained.load(file)
     assert str(error.value).startswith(str(file)) and "\n" not in str(error.value)
+    assert "sd-vae-ft-mse" in str(error.value) or "config.json" in str(error.value)
 
 
 def header(entries: dict, claimed: int | None = None) -> bytes:

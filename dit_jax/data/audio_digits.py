@@ -13,7 +13,7 @@ import tensorflow_datasets as tfds
 
 from dit_jax.data.building import preparer
 from dit_jax.data.packages import debian, pypi
-from dit_jax.data.sound import onset, read_wav, resample, standardised
+from dit_jax.media.sound import onset, read_wav, resample, standardised
 
 WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 RATE, LENGTH = 8000, 5120  # 0.64 s

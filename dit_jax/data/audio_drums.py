@@ -10,7 +10,7 @@ import tensorflow_datasets as tfds
 
 from dit_jax.data.building import preparer
 from dit_jax.data.packages import debian
-from dit_jax.data.sound import onset, read_sound, standardised
+from dit_jax.media.sound import onset, read_sound, standardised
 
 PACKAGE, KITS = "hydrogen-drumkits=2017.09.19~dfsg-1", "usr/share/hydrogen/data/drumkits"
 RATE, LENGTH = 16000, 8192  # 0.51 s

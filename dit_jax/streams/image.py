@@ -6,13 +6,12 @@ from typing import Any
 import flax.linen as nn
 import numpy as np
 from jax import Array
-from PIL import Image
 
-from dit_jax.data.folder import MODES, fit, opened
 from dit_jax.diffusion.ddpm import PROCESSES
 from dit_jax.diffusion.gaussian import Gaussian
 from dit_jax.diffusion.levels import LEVELS, Quantile
 from dit_jax.diffusion.stream import Stream, View
+from dit_jax.media.image import MODES, read, to_uint8
 from dit_jax.network.tokens import COLUMN, ROW, grid_shape, patchify, positions, unpatchify
 from dit_jax.schema import called
 
@@ -43,43 +42,10 @@ def image(
         codec_id=codec,
         view=View(
             read=(lambda text: read(text, tuple(shape))) if shape[-1] in MODES else None,
-            show=show,
+            show=to_uint8,
             features=lambda x: x.reshape(len(x), -1),
         ),
     )
-
-
-def read(text: str, shape: tuple[int, ...]) -> np.ndarray:
-    """'cat.png' or 'cat.png,dog.png' -> pictures [k, *shape] in [-1, 1].
-
-    Raises OSError for a file that cannot be read, ValueError for one of another size; both name it.
-    """
-    pictures = []
-    for file in text.split(","):
-        with opened(file) as image:
-            pictures.append(reduced(image, shape, file))
-    return np.stack(pictures)
-
-
-def reduced(image: Image.Image, shape: tuple[int, ...], file: str) -> np.ndarray:
-    """An image as large as the shape or a whole number of times as large -> [*shape] in [-1, 1]: nothing is cropped.
-
-    Raises ValueError, naming the file, for another size.
-    """
-    height, width, _ = shape
-    times = max(1, image.width // width)
-    if image.size != (times * width, times * height):
-        raise ValueError(
-            f"{file} is {image.width} pixels wide and {image.height} high, and should be {width} and {height} or a "
-            f"multiple: magick IN -resize {width}x{height}^ -gravity center -extent {width}x{height} OUT"
-        )
-    return fit(image, shape)
-
-
-def show(x: np.ndarray) -> np.ndarray:
-    """[k, height, width, channels] in [-1, 1] -> grey or colour pictures in 0 ... 255; of latents, three channels."""
-    visible = x[..., :3] if x.shape[-1] >= 3 else x[..., :1]
-    return np.clip((visible + 1) * 127.5 + 0.5, 0, 255).astype(np.uint8)
 
 
 class PatchEmbed(nn.Module):

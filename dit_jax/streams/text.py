@@ -8,10 +8,10 @@ import flax.linen as nn
 import numpy as np
 from flax.linen.initializers import normal, zeros
 
-from dit_jax.data import bpe
 from dit_jax.diffusion.levels import LEVELS, Quantile
 from dit_jax.diffusion.masked import Masked
 from dit_jax.diffusion.stream import Stream, View
+from dit_jax.media import bpe
 from dit_jax.network.tokens import TIME, positions
 from dit_jax.schema import called
 
@@ -27,7 +27,7 @@ def text(
     like any other.
 
     levels: if uniform, the loss is the bound. blocks: how many equal parts are drawn one after another, if there is a
-    stream `past` of this one. merges: those of a byte-pair encoding, as data/bpe.py writes them; each is a token more
+    stream `past` of this one. merges: those of a byte-pair encoding, as media/bpe.py writes them; each is a token more
     than the 256 bytes. Raises ValueError for a vocabulary that bytes do not have, for merges of less than all bytes,
     and for blocks that are not equal.
     """

@@ -1,22 +1,17 @@
 """Video: frames of rows and columns of channels. A clip of one frame is an image, to the last bit."""
 
-from pathlib import Path
-
 import numpy as np
 from einops import rearrange
-from PIL import Image, ImageSequence
 
-from dit_jax.data.folder import MODES, opened
 from dit_jax.diffusion.ddpm import PROCESSES
 from dit_jax.diffusion.gaussian import Gaussian
 from dit_jax.diffusion.levels import LEVELS, Quantile
 from dit_jax.diffusion.stream import Stream, View
+from dit_jax.media import clip
+from dit_jax.media.image import MODES, to_uint8
 from dit_jax.network.tokens import COLUMN, ROW, TIME, grid_shape, positions
 from dit_jax.schema import called
-from dit_jax.streams.image import PatchEmbed, PatchHead, reduced
-from dit_jax.streams.image import show as pictures
-
-FRAME = 100  # milliseconds of a frame in a file
+from dit_jax.streams.image import PatchEmbed, PatchHead
 
 
 def video(
@@ -42,53 +37,17 @@ def video(
         head=lambda width, dtype, name: PatchHead(predicted, patch, dtype, name=name),
         groups=grid[0],
         view=View(
-            read=(lambda text: read(text, tuple(shape))) if shape[-1] in MODES else None,
+            read=(lambda text: clip.read(text, tuple(shape))) if shape[-1] in MODES else None,
             show=show,
-            save=save,
+            save=clip.save,
             features=features,
         ),
     )
 
 
-def read(text: str, shape: tuple[int, ...]) -> np.ndarray:
-    """'a.gif' or 'a.gif,b.webp' -> clips [k, *shape] in [-1, 1].
-
-    A frame that is shown for longer than the shortest counts as several. Of frames that a file lacks, as a still image
-    does all but one, nothing is known: NaN. Raises OSError, naming the file, for one that cannot be read, and
-    ValueError for one of another size or with too many frames.
-    """
-
-    def clip(file: str) -> np.ndarray:
-        frames, times = [], []
-        with opened(file) as image:
-            for frame in ImageSequence.Iterator(image):
-                frames.append(reduced(frame, shape[1:], file))
-                times.append(frame.info.get("duration", 0) or FRAME)
-        every = np.repeat(frames, np.rint(np.divide(times, min(times))).astype(int), axis=0)
-        if len(every) > shape[0]:
-            raise ValueError(f"{file} has {len(every)} frames, and a clip here has {shape[0]}: cut it to that many")
-        return np.pad(every, [(0, shape[0] - len(every)), (0, 0), (0, 0), (0, 0)], constant_values=np.nan)
-
-    return np.stack([clip(file) for file in text.split(",")])
-
-
 def show(x: np.ndarray) -> np.ndarray:
     """[k, frames, height, width, channels] in [-1, 1] -> strips [k, height, frames * width, 1 or 3] in 0 ... 255."""
-    return rearrange(pictures(x), "k f h w c -> k h (f w) c")
-
-
-def save(x: np.ndarray, path: Path) -> Path:
-    """A clip [frames, height, width, channels] in [-1, 1] -> PATH.gif, which runs for ever.
-
-    It is enlarged to about 128 rows by a power of two, which `read` undoes exactly; grey levels stay what they are.
-    """
-    factor = 2 ** max(0, round(np.log2(128 / x.shape[1])))
-    frames = [Image.fromarray(f.squeeze(-1) if f.shape[-1] == 1 else f) for f in pictures(x)]
-    large = frames[0].width * factor, frames[0].height * factor
-    first, *others = [frame.resize(large, Image.Resampling.NEAREST) for frame in frames]
-    file = path.with_name(f"{path.name}.gif")
-    first.save(file, save_all=True, append_images=others, duration=FRAME, loop=0)
-    return file
+    return rearrange(to_uint8(x), "k f h w c -> k h (f w) c")
 
 
 def centres(x: np.ndarray) -> np.ndarray:
