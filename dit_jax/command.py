@@ -9,6 +9,7 @@ import dataclasses
 import inspect
 import sys
 import traceback
+import typing
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -87,8 +88,9 @@ def _define_flag(name: str, annotation: Any, default: Any, holder: flags.FlagVal
         float: flags.DEFINE_float,
         tuple: flags.DEFINE_multi_string if EACH in notes(annotation) else flags.DEFINE_list,
     }
-    default = list(default) if isinstance(default, tuple) else default
-    define.get(plain(annotation), flags.DEFINE_string)(name, default, _line(annotation), flag_values=holder)
+    kind, default = plain(annotation), list(default) if isinstance(default, tuple) else default
+    define_kind = define.get(typing.get_origin(kind) or kind, flags.DEFINE_string)
+    define_kind(name, default, _line(annotation), flag_values=holder)
 
 
 def _left(holder: flags.FlagValues, words: Sequence[str]) -> list[str]:
@@ -110,10 +112,11 @@ def _arguments(schema: Mapping[str, inspect.Parameter], holder: flags.FlagValues
     values: dict[str, Any] = {}
     for name, parameter in schema.items():
         if (record := _record(parameter.annotation)) is not None:
-            found = {option: _value(holder, option) for option in options_of(record, but=schema)}
+            annotations = options_of(record, but=schema)
+            found = {option: _value(holder, option, annotation) for option, annotation in annotations.items()}
             values[name] = {option: value for option, value in found.items() if value is not None}
         elif name in holder:
-            values[name] = _value(holder, name)
+            values[name] = _value(holder, name, parameter.annotation)
             if values[name] == "" and parameter.default:
                 raise ValueError(f"--{name} is empty; where it is left out, it is {parameter.default}")
         elif words:
@@ -125,9 +128,14 @@ def _arguments(schema: Mapping[str, inspect.Parameter], holder: flags.FlagValues
     return values
 
 
-def _value(holder: flags.FlagValues, name: str) -> Any:
-    value = holder[name].value
-    return tuple(value) if isinstance(value, list) else value
+def _value(holder: flags.FlagValues, name: str, annotation: Any) -> Any:
+    value, kinds = holder[name].value, typing.get_args(plain(annotation))
+    if not isinstance(value, list) or not kinds:
+        return tuple(value) if isinstance(value, list) else value
+    try:
+        return tuple(kind(word) for kind, word in zip(kinds, value, strict=True))
+    except ValueError:
+        raise ValueError(f"--{name}={','.join(value)} should be {len(kinds)} numbers") from None
 
 
 def _help_of(main: Callable, holder: flags.FlagValues) -> str:

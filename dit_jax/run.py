@@ -93,7 +93,7 @@ class SampleOptions:
     num: Annotated[Count, "how many samples"] = 64
     given: Annotated[tuple, EACH, "STREAM=VALUE: label=all, image=FILE, text=In*, clip=FILE:prefix=2"] = ()
     guidance: Annotated[float | str, "scale, 1 for none; or one for each given stream: name=2,image=1.5"] = 1.0
-    interval: Annotated[tuple, "LOW,HIGH: the noise levels at which guidance acts"] = (0.0, 1.0)
+    interval: Annotated[tuple[float, float], "LOW,HIGH: the noise levels at which guidance acts"] = (0.0, 1.0)
     combine: Annotated[str, COMBINE, "how guidance combines two predictions"] = "linear"
     channels: Annotated[int, Range(at_least=0), "how many channels are guided; 0 is all"] = 0
     weak: Annotated[str, "WORKDIR of a worse run, for autoguidance"] = ""
@@ -110,7 +110,8 @@ class SampleOptions:
 
     def __post_init__(self):
         check_fields(self)
-        object.__setattr__(self, "interval", _interval(self.interval))
+        if not 0 <= self.interval[0] <= self.interval[1] <= 1:
+            raise ConfigError(f"interval = {self.interval} should be two levels, 0 <= low <= high <= 1")
         self.scale(), self.longer()
 
     def guide(self, weak: Predict | None = None, w: Excess | None = None) -> Guidance | None:
@@ -153,15 +154,6 @@ class SampleOptions:
             raise ConfigError(f"rollout = {self.rollout!r} should be STREAM=LENGTH:OVERLAP, such as clip=32:2")
         name, length, overlap = words.groups()
         return name, int(length), int(overlap)
-
-
-def _interval(levels: tuple) -> tuple[float, float]:
-    try:
-        low, high = map(float, levels)
-        assert 0 <= low <= high <= 1
-        return low, high
-    except (ValueError, TypeError, AssertionError):
-        raise ConfigError(f"interval = {levels} should be two levels, 0 <= low <= high <= 1") from None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)

@@ -83,7 +83,7 @@ def test_a_network_in_another_basis_is_the_same_network_of_turned_sound():
     params = jax.tree.map(lambda p: p + 1.0, plain.head(8, jnp.float32, "out").init(jax.random.key(1), tokens))
     said = turned.head(8, jnp.float32, "out").apply(params, tokens)
     np.testing.assert_allclose(said, back(plain.head(8, jnp.float32, "out").apply(params, tokens)), atol=1e-5)
-    with pytest.raises(ValueError, match="basis = 'mel' does not exist; there are: samples, mdct"):
+    with pytest.raises(ValueError, match="basis = 'mel' does not exist; known are mdct, samples"):
         audio(24, patch=6, basis="mel")
 
 

@@ -151,7 +151,7 @@ def test_fashion_mnist_equals_its_files(data_dir, capsys, tmp_path):
         files = packages.debian(fashion_mnist.PACKAGE, tmp_path) / fashion_mnist.FILES
     except FileNotFoundError as error:
         pytest.skip(f"Fashion-MNIST cannot be fetched: {error}")
-    prepare.main(["fashion_mnist", f"--data_dir={data_dir}"])
+    prepare.main("fashion_mnist", str(data_dir))
     assert "60,000 train + 10,000 test" in capsys.readouterr().out
 
     found = everything(sources.load("fashion_mnist", "test", data_dir, of((28, 28, 1), 10)))
@@ -262,15 +262,15 @@ def test_a_missing_data_set_says_how_to_make_it(tmp_path):
         sources.load("fashoin_mnist", "train", tmp_path, of((28, 28, 1), 10))
     with pytest.raises(FileNotFoundError, match=r"known are audio_digits, .*, fashion_mnist, .*, synthetic, "):
         sources.load("zebras", "train", tmp_path, of((28, 28, 1), 10))
-    with pytest.raises(SystemExit, match="nothing here prepares 'digitz'; did you mean 'digits'"):
-        prepare.main(["digitz", f"--data_dir={tmp_path}"])
+    with pytest.raises(ValueError, match="nothing here prepares 'digitz'; did you mean 'digits'"):
+        prepare.main("digitz", str(tmp_path))
 
 
 @pytest.mark.parametrize(
     ("split", "shape", "classes", "message"),
     [
         ("train", (28, 28, 1), 10, r"shape \(8, 8, 1\), but streams.image.shape is \(28, 28, 1\)"),
-        ("train", (8, 8), 10, r"shape \(8, 8, 1\), but streams.image.shape is \(8, 8\)"),
+        ("train", (8, 8, 3), 10, r"shape \(8, 8, 1\), but streams.image.shape is \(8, 8, 3\)"),
         ("train", (8, 8, 1), 11, "10 classes, but streams.label.classes is 11"),
         ("validation", (8, 8, 1), 10, "Unknown split 'validation'"),
     ],

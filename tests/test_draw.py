@@ -111,7 +111,7 @@ def test_one_program_serves_all_batches_seeds_labels_and_scales_of_guidance(para
     run = dataclasses.replace(RUN, streams={**RUN.streams})
     rows = grids.level_rows
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(grids, "rows", lambda *args, **options: traced.append(args) or rows(*args, **options))
+        patch.setattr(grids, "level_rows", lambda *args, **options: traced.append(args) or rows(*args, **options))
         how = dataclasses.replace(HOW, batch=8, num=16, guidance=1.5)
         gather(draw(run, params, one_device(), how))
         assert len(traced) == 1
@@ -146,10 +146,10 @@ def test_a_scale_that_is_an_argument_draws_what_a_constant_draws(params, guidanc
         ("sample.combine", "project", "sample.combine = 'project' does not exist; did you mean 'projected'"),
         ("sample.interval", [0.9, 0.1], r"sample.interval = \(0.9, 0.1\) should be two levels, 0 <= low <= high <= 1"),
         ("sample.interval", [0.0, 1.5], r"sample.interval = \(0.0, 1.5\) should be two levels"),
-        ("sample.interval", [0.5], r"sample.interval = \(0.5,\) should be two levels"),
-        ("sample.interval", ["0", "1"], r"sample.interval = \('0', '1'\) should be two levels"),
+        ("sample.interval", [0.5], r"sample.interval = \(0.5,\) should be 2 numbers"),
+        ("sample.interval", ["0", "1"], r"sample.interval\[0\] = '0' is a str, and has to be float"),
         ("sample.channels", 2, "sample.channels = 2 should be at most 1, or 0 for all"),
-        ("sample.channels", -1, "sample.channels = -1 should be at most 1, or 0 for all"),
+        ("sample.channels", -1, "sample.channels = -1 should be at least 0"),
         ("sample", {"weak": "runs/small", "every": 5}, "sample.weak = 'runs/small': training draws with one network"),
     ],
 )

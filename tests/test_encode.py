@@ -8,6 +8,7 @@ import pytest
 import dit_jax as dj
 from dit_jax.diffusion.encode import FLOOR, encoding_levels
 from dit_jax.diffusion.gaussian import PREDICTIONS, Gaussian
+from dit_jax.diffusion.interpolate import slerp
 from dit_jax.diffusion.levels import uniform
 from dit_jax.diffusion.masked import Masked
 from dit_jax.diffusion.schedules import SCHEDULES
@@ -140,15 +141,15 @@ def noises(*shape):
 
 def test_slerp_ends_at_its_ends(exact):
     a, b = noises(5, 3, 2)
-    np.testing.assert_allclose(dj.slerp(a, b, jnp.zeros(5)), a, rtol=1e-14)
-    np.testing.assert_allclose(dj.slerp(a, b, jnp.ones(5)), b, rtol=1e-14)
-    np.testing.assert_allclose(dj.slerp(a, b, jnp.full(5, 0.3)), dj.slerp(b, a, jnp.full(5, 0.7)), atol=1e-12)
+    np.testing.assert_allclose(slerp(a, b, jnp.zeros(5)), a, rtol=1e-14)
+    np.testing.assert_allclose(slerp(a, b, jnp.ones(5)), b, rtol=1e-14)
+    np.testing.assert_allclose(slerp(a, b, jnp.full(5, 0.3)), slerp(b, a, jnp.full(5, 0.7)), atol=1e-12)
 
 
 def test_slerp_turns_evenly_and_its_norm_is_between_the_norms(exact):
     a, b = noises(1, 3, 2)
     w = jnp.linspace(0, 1, 9)
-    path = np.asarray(dj.slerp(jnp.repeat(a, 9, 0), jnp.repeat(b, 9, 0), w)).reshape(9, 6)
+    path = np.asarray(slerp(jnp.repeat(a, 9, 0), jnp.repeat(b, 9, 0), w)).reshape(9, 6)
     norms = np.linalg.norm(path, axis=1)
     np.testing.assert_allclose(norms, np.linspace(norms[0], norms[-1], 9), rtol=1e-12)
     unit = path / norms[:, None]
@@ -159,7 +160,7 @@ def test_slerp_turns_evenly_and_its_norm_is_between_the_norms(exact):
 @pytest.mark.parametrize("weight", [0.2, 0.5])
 def test_between_standard_normals_is_a_standard_normal(exact, weight):
     a, b = noises(4, 10_000)
-    between = np.asarray(dj.slerp(a, b, jnp.full(4, weight)))
+    between = np.asarray(slerp(a, b, jnp.full(4, weight)))
     error = 1 / np.sqrt(between.size)
     assert np.mean(between) == pytest.approx(0, abs=5 * error)
     assert np.mean(between**2) == pytest.approx(1, abs=5 * np.sqrt(2) * error)
@@ -170,4 +171,4 @@ def test_between_standard_normals_is_a_standard_normal(exact, weight):
 def test_slerp_between_nearly_the_same_is_the_line(exact):
     a, _ = noises(2, 8)
     for b in (a, 2 * a, a + 1e-9):
-        np.testing.assert_allclose(dj.slerp(a, b, jnp.full(2, 0.25)), 0.75 * a + 0.25 * b, atol=1e-8)
+        np.testing.assert_allclose(slerp(a, b, jnp.full(2, 0.25)), 0.75 * a + 0.25 * b, atol=1e-8)

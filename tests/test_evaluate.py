@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 import dit_jax as dj
-from dit_jax import evaluate
+from dit_jax import evaluate, sample_cli
+from dit_jax.command import options_of, parse
 from dit_jax.data import audio_digits, sources
 from dit_jax.diffusion.stream import Stream
 from dit_jax.run import SampleOptions
@@ -46,7 +47,6 @@ class Made:
         monkeypatch.setattr(evaluate.sources, "find", lambda *_: types.SimpleNamespace(info=info))
         monkeypatch.setattr(evaluate, "examples", self.examples)
         monkeypatch.setattr(evaluate, "draw", self.draw)
-        monkeypatch.setattr(evaluate, "GUIDANCE", types.SimpleNamespace(value=["1.0", "1.5"]))
 
     def examples(self, run, name, streams, most=None):
         self.read.append((name, {*streams}, most))
@@ -127,8 +127,7 @@ def test_measures_of_a_data_set_see_what_was_drawn_what_was_asked_and_what_was_g
         return {"size": len(sample["one"]), "given": len(given)}
 
     monkeypatch.setitem(evaluate.MEASURES, "made", [lambda asked: measure if asked is run else None])
-    monkeypatch.setattr(evaluate, "GUIDANCE", types.SimpleNamespace(value=["1"]))
-    rows = [*evaluate.classes(run, None, None, SampleOptions(num=7))]
+    rows = [*evaluate.classes(run, None, None, SampleOptions(num=7), [1.0])]
     assert rows[0] == {"what": "real data, test split", "scores": {"size": 60, "given": 0}}
     assert [row["scores"]["size"] for row in rows] == [60, 7, 7, 7, 7, 7, 7]
     assert seen == [
@@ -201,19 +200,31 @@ def test_all_rows_are_printed_and_written_with_what_was_said_on_the_shell(labell
     for name in ("classes", "texts"):
         monkeypatch.setattr(evaluate, name, lambda *of, name=name: called.append((name, of)) or iter(rows))
     monkeypatch.setattr(evaluate, "restore_run", lambda workdir: (run, f"params of {workdir}", "mesh"))
-    monkeypatch.setattr(evaluate, "WORKDIR", types.SimpleNamespace(value=str(tmp_path)))
-    said = {"num": 8, "steps": None, "solver": None, "first": ["image"], "rollout": ""}
-    flags = tuple(types.SimpleNamespace(name=name, value=value) for name, value in said.items())
-    monkeypatch.setattr(evaluate, "HOW", flags)
-    evaluate.main()
-    how = SampleOptions(num=8, steps=5, solver="heun", first=["image"], rollout="")
-    assert called == [("classes" if labelled else "texts", (run, f"params of {tmp_path}", "mesh", how))]
+    options = {"steps": 4, "first": ("image",), "rollout": ""}
+    evaluate.main(str(tmp_path), guidance=("1.0", "3"), num=8, options=options)
+    how = SampleOptions(num=8, steps=4, solver="heun", first=("image",), rollout="")
+    asked_for = run, f"params of {tmp_path}", "mesh", how
+    assert called == [("classes", (*asked_for, [1.0, 3.0])) if labelled else ("texts", asked_for)]
     assert json.loads((tmp_path / "evaluation.json").read_text()) == rows
     assert capsys.readouterr().out == "real: a 0.25\ndrawn: a 0.3333, b 2\n"
 
 
-def test_every_flag_about_drawing_is_an_entry_of_how_samples_are_drawn():
-    """So that what is said on the shell can replace what the run says, and is not said unless it is."""
-    entries = {field.name: field.default for field in dataclasses.fields(SampleOptions)}
-    assert {flag.name for flag in evaluate.HOW} <= entries.keys()
-    assert {flag.name: flag.default for flag in evaluate.HOW if flag.default is not None} == {"num": 1000}
+def test_every_flag_about_drawing_means_what_it_means_when_sampling():
+    """It is an entry of how samples are drawn, and is not said unless it is; guidance and num have a meaning of their
+    own here."""
+    said = parse(evaluate.main, ["--steps=4", "--first=name,image", "--given=label=1", "--given=name=x,y", "--num=3"])
+    options = {"steps": 4, "first": ("name", "image"), "given": ("label=1", "name=x,y")}
+    assert said == {"workdir": "runs/digits", "guidance": ("1.0", "1.5"), "num": 3, "options": options}
+    words = [f"--{name}={'0,1' if name == 'interval' else 1}" for name in options_of(SampleOptions)]
+    every = parse(sample_cli.main, words)["options"]
+    fields = {field.name for field in dataclasses.fields(SampleOptions)}
+    assert every.keys() == fields - {"every"}
+
+
+@pytest.mark.parametrize("scale", ["nan", "inf"])
+def test_a_scale_that_is_no_number_is_an_error(scale, monkeypatch, tmp_path):
+    Made(monkeypatch)
+    run = types.SimpleNamespace(streams={}, data=DATA, sample=SampleOptions())
+    monkeypatch.setattr(evaluate, "restore_run", lambda workdir: (run, None, None))
+    with pytest.raises(ValueError, match=f"--guidance = {scale} should be finite"):
+        evaluate.main(str(tmp_path), guidance=(scale,))

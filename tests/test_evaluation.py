@@ -98,7 +98,7 @@ def test_every_part_is_given_once_and_judged_never(monkeypatch):
     """By a sampler that knows all answers but of one stream, which it always draws as class 0: a third of them."""
     names, labels = ("one", "two", "word"), np.arange(90, dtype=np.int32) % 3
     picture = lambda: dj.streams.image((2, 2, 1), patch=1)
-    streams = {"one": picture(), "two": picture(), "word": dataclasses.replace(word(3), codec="")}
+    streams = {"one": picture(), "two": picture(), "word": dataclasses.replace(word(3), codec_id="")}
     noise = np.random.default_rng(6).normal(size=(2, 90, 2, 2, 1)) * 0.01
     levels = (labels - 1.0)[:, None, None, None]
     real = {"one": levels + noise[0], "two": levels + noise[1], "word": np.repeat(labels[:, None] + 1, 3, 1)}
@@ -118,11 +118,9 @@ def test_every_part_is_given_once_and_judged_never(monkeypatch):
     monkeypatch.setattr(evaluate.sources, "find", lambda *_: types.SimpleNamespace(info=info))
     monkeypatch.setattr(evaluate, "examples", lambda run, split, streams, most=None: real)
     monkeypatch.setattr(evaluate, "draw", draw)
-    monkeypatch.setattr(evaluate, "GUIDANCE", types.SimpleNamespace(value=["1", "2"]))
     data = types.SimpleNamespace(name="made", dir="")
-    first, *rows = evaluate.classes(
-        types.SimpleNamespace(streams=streams, data=data), None, None, SampleOptions(num=90)
-    )
+    run = types.SimpleNamespace(streams=streams, data=data)
+    first, *rows = evaluate.classes(run, None, None, SampleOptions(num=90), [1.0, 2.0])
     assert first["scores"]["coherence"] == 1
     parts = [part for size in range(3) for part in itertools.combinations(names, size)]
     assert asked == [(guidance, part) for guidance in (1.0, 2.0) for part in parts]

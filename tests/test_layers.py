@@ -1,7 +1,9 @@
 """The house rules, read from the source: imports point down, and every room is small enough to read."""
 
 import ast
+import graphlib
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -10,19 +12,23 @@ import pytest
 ROOT = pathlib.Path(__file__).parent.parent
 PACKAGE = ROOT / "dit_jax"
 FILES = {path.relative_to(ROOT).as_posix(): path for path in sorted(PACKAGE.rglob("*.py"))}
+TESTS = [path for path in (ROOT / "tests").glob("test_*.py") if path.name != "test_layers.py"]
 SCRIPTS = {path.name: path for path in sorted(ROOT.glob("*.py"))}
 
+ERRORS = {"names", "schema"}
 # What a folder may import of the others; entry points, commands and config.py stand above and may import them all.
 MAY_IMPORT = {
-    "diffusion": {"diffusion", "names"},
+    "diffusion": {"diffusion"} | ERRORS,
     "parallel": {"parallel"},
-    "network": {"diffusion", "network", "parallel", "names"},
+    "network": {"diffusion", "network", "parallel"} | ERRORS,
     "media": {"media", "names"},
     "data": {"data", "media", "diffusion", "names"},
-    "streams": {"media", "diffusion", "network", "streams", "names", "schema"},
-    "training": {"training", "evaluation", "parallel", "data", "streams", "network", "diffusion", "run"},
+    "streams": {"media", "diffusion", "network", "streams"} | ERRORS,
+    "sampling": {"sampling", "parallel", "network", "diffusion", "run"} | ERRORS,
+    "training": {"training", "sampling", "parallel", "data", "network", "diffusion", "progress", "run"} | ERRORS,
     "pretrained": {"pretrained", "media", "network", "diffusion"},
-    "evaluation": {"evaluation", "pretrained", "parallel", "data", "media", "streams", "network", "diffusion", "run"},
+    "evaluation": {"evaluation", "sampling", "pretrained", "parallel", "data", "media", "streams", "diffusion", "run"},
+    "configs": {"configs", "config", "network"},
 }
 
 
@@ -72,7 +78,8 @@ def test_only_the_config_knows_ml_collections():
 
 
 def test_the_config_is_known_only_above_it():
-    assert not importers("dit_jax.config") & inside(*MAY_IMPORT)
+    """By commands, and by the configs themselves."""
+    assert not importers("dit_jax.config") & inside(*(MAY_IMPORT.keys() - {"configs"}))
 
 
 @pytest.mark.parametrize("module", ["torch", "tensorflow", "transformers", "diffusers"])
@@ -116,13 +123,46 @@ def test_a_file_is_read_in_one_sitting_and_a_function_on_one_screen(name):
     assert not long, f"{name}: {long}"
 
 
-def test_the_network_speaks_the_language_of_the_field():
-    """Words that once stood for masks, rotary embedding, predictions and slots of a cache, in 465 lines."""
+def test_the_network_and_the_mathematics_speak_the_language_of_the_field():
+    """Words that once stood for masks, rotary embedding, predictions and slots of a cache."""
     forbidden = {"told", "heard", "sight", "seen", "said", "whose", "turn", "now", "place"}
-    for name in inside("network"):
-        names = {node.id for node in ast.walk(ast.parse(FILES[name].read_text())) if isinstance(node, ast.Name)}
-        names |= {node.arg for node in ast.walk(ast.parse(FILES[name].read_text())) if isinstance(node, ast.arg)}
+    for name in inside("network", "diffusion"):
+        nodes = list(ast.walk(ast.parse(FILES[name].read_text())))
+        names = {node.id for node in nodes if isinstance(node, ast.Name)}
+        names |= {node.arg for node in nodes if isinstance(node, ast.arg)}
+        names |= {node.name for node in nodes if isinstance(node, ast.FunctionDef)}
         assert not names & forbidden, f"{name}: {names & forbidden}"
+
+
+def test_nobody_asks_what_class_a_process_is():
+    """A process answers an interface: a new one changes no file that uses it."""
+    for name, path in FILES.items():
+        calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+        asked = [ast.unparse(call) for call in calls if ast.unparse(call.func) == "isinstance"]
+        assert not [call for call in asked if re.search("Gaussian|Masked|DDPM|Span|Process", call)], name
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if FILES[name].name != "__init__.py"])
+def test_every_module_has_a_test_file_that_names_it(name):
+    """Configs are found by test_configs.py, which trains each of them, and builders by name."""
+    module = name.removesuffix(".py").replace("/", ".")
+    folder, _, leaf = module.rpartition(".")
+    words = rf"{re.escape(module)}\b|from {re.escape(folder)} import [^\n]*\b{leaf}\b"
+    if folder == "dit_jax.configs":
+        words = "dit_jax.configs"
+    assert any(re.search(words, path.read_text()) for path in TESTS), f"no file in tests/ names {module}"
+
+
+def test_imports_make_no_circle():
+    modules = {
+        name.removesuffix(".py").removesuffix("/__init__").replace("/", "."): path for name, path in FILES.items()
+    }
+    edges = {name: {module for module in imports(path) if module in modules} for name, path in modules.items()}
+    edges["dit_jax"] = set()  # the package offers what is in it, and nothing in it imports the package
+    try:
+        [*graphlib.TopologicalSorter(edges).static_order()]
+    except graphlib.CycleError as error:
+        pytest.fail(" -> ".join(error.args[1]))
 
 
 @pytest.mark.parametrize("name", sorted(inside("diffusion")))

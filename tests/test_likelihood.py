@@ -11,6 +11,7 @@ import dit_jax as dj
 from dit_jax.diffusion.encode import FLOOR
 from dit_jax.diffusion.gaussian import PREDICTIONS, Gaussian
 from dit_jax.diffusion.levels import uniform
+from dit_jax.diffusion.likelihood import log_likelihood
 from dit_jax.diffusion.masked import Masked
 from dit_jax.diffusion.schedules import SCHEDULES
 from dit_jax.diffusion.solvers import SOLVERS
@@ -46,7 +47,7 @@ def log_normal(x, mean, covariance):
 
 def score(predict, streams, x, **how):
     """log_likelihood as numpy, compiled as a whole."""
-    return np.asarray(jax.jit(lambda x: dj.log_likelihood(predict, streams, KEY, x, **how))(x))
+    return np.asarray(jax.jit(lambda x: log_likelihood(predict, streams, KEY, x, **how))(x))
 
 
 def isotropic(process, dtype=np.float64):
@@ -205,4 +206,4 @@ def test_joint_marginal_and_conditional_likelihood(exact):
 def test_what_has_no_flow_is_named():
     streams = {"image": stream((3,)), "text": stream((5,), Masked(4)), "pose": stream((2,), head=None)}
     with pytest.raises(ValueError, match="no probability flow moves text, pose"):
-        dj.log_likelihood(lambda x, t: x, streams, KEY, {name: np.zeros((1, 3)) for name in streams})
+        log_likelihood(lambda x, t: x, streams, KEY, {name: np.zeros((1, 3)) for name in streams})

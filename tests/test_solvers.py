@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 
 from dit_jax.diffusion import keys as rng
+from dit_jax.diffusion.exponential import exponential
 from dit_jax.diffusion.gaussian import PREDICTIONS, Gaussian, velocity, x
 from dit_jax.diffusion.grids import even_log_snr
 from dit_jax.diffusion.keys import example_keys, fold, stream_id
 from dit_jax.diffusion.schedules import SCHEDULES, align, level_at
-from dit_jax.diffusion.solvers import SOLVERS, exponential, heun
+from dit_jax.diffusion.solver import Solver
+from dit_jax.diffusion.solvers import SOLVERS, heun
 
 pytestmark = pytest.mark.usefixtures("exact")
 
@@ -25,7 +27,7 @@ MEAN, STD = 1.3, 0.5
 every_schedule = pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
 
 
-def walk(solver, processes, predict, x, levels, keys=None):
+def walk(solver: Solver, processes, predict, x, levels, keys=None):
     """From levels[0] to levels[-1]: what the sampler does, in float64. keys [steps, n] of each step and example."""
     n, levels = len(next(iter(x.values()))), jnp.asarray(levels)
     if keys is None:

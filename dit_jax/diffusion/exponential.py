@@ -52,22 +52,13 @@ def exponential(order: int = 1, eta: float = 0.0, corrector: int = 0) -> Solver:
 
         return {name: empty(z, t[name]) for name, z in x.items()}
 
-    def corrected(process: Gaussian, z: Array, x0: Array, t: Array, history: History) -> Array:
-        """z_t, the result of the last step, as it would have been with the new prediction x0 known."""
-        lag, second_lag = history.lags[:2]
-        nodes, values = (lag, lag - second_lag), (history.x0s[0], x0, history.x0s[1])
-        alpha_t, _ = process.schedule(t)
-        again = history.base + alpha_t * _integral(values[:points], nodes[: points - 1], lag, a)
-        is_due = jnp.isfinite(lag) & (jnp.isinf(second_lag) | (corrector > 0))
-        return jnp.where(is_due, again, z)
-
     def move(
         process: Gaussian, keys: Array, z: Array, prediction: Array, t: Array, s: Array, history: History
     ) -> tuple[Array, History]:
         x0, _ = process.split(z, prediction, t)
         t, s = align(t, z), align(s, z)
         (alpha_t, sigma_t), (alpha_s, sigma_s) = process.schedule(t), process.schedule(s)
-        start = corrected(process, z, x0, t, history) if points else z
+        start = _corrected(alpha_t, z, x0, history, points, corrector > 0, a) if points else z
 
         decay = alpha_t * sigma_s / (sigma_t * alpha_s)  # e^{-h}, finite at both ends
         h = -jnp.log(decay)
@@ -93,6 +84,15 @@ def exponential(order: int = 1, eta: float = 0.0, corrector: int = 0) -> Solver:
         return moved, state
 
     return Solver(init, step)
+
+
+def _corrected(alpha_t: Array, z: Array, x0: Array, history: History, points: int, always: bool, a: float) -> Array:
+    """z_t, the result of the last step, as it would have been with the new prediction x0 known: after every step, or
+    only after the first."""
+    lag, second_lag = history.lags[:2]
+    nodes, values = (lag, lag - second_lag), (history.x0s[0], x0, history.x0s[1])
+    again = history.base + alpha_t * _integral(values[:points], nodes[: points - 1], lag, a)
+    return jnp.where(jnp.isfinite(lag) & (jnp.isinf(second_lag) | always), again, z)
 
 
 def _integral(values: tuple[Array, ...], nodes: tuple[Array, ...], h: Array, a: float) -> Array:

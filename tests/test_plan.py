@@ -1,0 +1,127 @@
+"""What is known and what is drawn is decided, and read, before anything compiles; samples are written in all forms."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import dit_jax as dj
+from dit_jax.config import build
+from dit_jax.configs import digits
+from dit_jax.run import SampleOptions
+from dit_jax.sampling.files import pictures, write_samples
+from dit_jax.sampling.plan import make_plan
+from dit_jax.training.loop import train
+
+CLIP = dj.streams.video((4, 4, 4, 1), patch=(1, 2, 2))
+SPEECH = dj.streams.audio(32, patch=8)
+STREAMS = {
+    "image": dj.streams.image((4, 4, 1)),
+    "name": dj.streams.text(6),
+    "clip": CLIP,
+    "label": dj.streams.label(10),
+    "speech": SPEECH,
+    "duration": dj.streams.duration(SPEECH),
+}
+
+
+def plan(**options):
+    return make_plan(STREAMS, SampleOptions(num=4, **options))
+
+
+def test_what_is_given_is_not_drawn_and_the_rest_is():
+    found = plan(given=("label=1,2", "name=one"))
+    assert found.order.could_be_drawn == ("image", "clip", "speech") and found.given.keys() == {"label", "name"}
+    assert found.given["label"].tolist() == [1, 2, 1, 2] and found.rows.tolist() == [0, 1, 2, 3]
+
+
+def test_a_text_with_a_gap_is_where_drawing_starts():
+    found = plan(given=("name=a*",))
+    assert found.start.keys() == {"name"} and "name" in found.order.could_be_drawn
+
+
+def test_samples_that_start_from_given_noise_share_all_else(tmp_path):
+    start = {"image": np.zeros((4, 4, 4, 1), np.float32)}
+    found = make_plan(STREAMS, SampleOptions(num=4, given=("label=1,2",)), start=start)
+    assert found.rows.tolist() == [0] * 4 and found.given["label"].tolist() == [1] * 4
+    assert found.start.keys() == {"image"}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"given": ("label=1",), "drawn": ("name",), "first": ("label",)}, "first = label should be some of"),
+        ({"given": ("name=one",), "drawn": ("name",)}, "drawn = name should be some of: image, clip, speech"),
+        ({"given": ("label=1",), "guidance": "name=2"}, r"guidance = 'name=2' is for streams .* given: label"),
+        ({"given": ("duration=8",), "guidance": "duration=2"}, "is for streams that are given: none"),
+        ({"rollout": "flip=9:1"}, "rollout = 'flip=9:1' is for one of image"),
+        ({"given": ("name=a*",), "rollout": "clip=9:1"}, "from noise or a prefix"),
+        ({"given": ("label=10",)}, "label 10 does not exist: labels are 0 ... 9"),
+        ({"given": ("clip",)}, "--given=clip should be STREAM=VALUE"),
+    ],
+)
+def test_what_cannot_be_drawn_is_one_sentence(options, message):
+    with pytest.raises(ValueError, match=message):
+        plan(**options)
+
+
+def test_a_stream_that_goes_on_is_not_drawn_first(tmp_path):
+    file = CLIP.view.save(np.random.default_rng(0).uniform(-1, 1, (4, 4, 4, 1)), tmp_path / "a")
+    found = plan(given=(f"clip={file}:prefix=2",))
+    assert found.order.prefix == (("clip", 2),) and "clip" in found.order.could_be_drawn
+    with pytest.raises(ValueError, match="first = clip: clip goes on from a given part"):
+        plan(given=(f"clip={file}:prefix=2",), first=("clip",))
+
+
+def run_of(given: tuple[str, ...], **sample):
+    config = json.loads(digits.get_config().to_json())
+    return build({**config, "sample": {**config["sample"], **sample, "given": list(given)}})
+
+
+def test_a_file_that_has_moved_is_no_hindrance_until_it_is_asked_for(tmp_path):
+    """A run knows what it was told to give; other things can be given, and scores need none of it."""
+    file = tmp_path / "three.png"
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(file)
+    run = run_of((f"image={file}",), num=2)
+    assert make_plan(run.streams, run.sample).given["image"].shape == (2, 8, 8, 1)
+    file.unlink()
+    same = run_of((f"image={file}",), num=2)
+    with pytest.raises(OSError, match=r"cannot read the image .*three.png"):
+        make_plan(same.streams, same.sample)
+    assert make_plan(same.streams, dataclasses.replace(same.sample, given=("label=2",))).given.keys() == {"label"}
+
+
+@pytest.mark.parametrize("given", ["image=nowhere.png", "label=10"])
+def test_training_that_will_look_reads_what_is_given_before_it_begins(given, tmp_path):
+    with pytest.raises((ValueError, OSError), match=r"nowhere.png|label 10 does not exist"):
+        train(run_of((given,), every=5), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_samples_are_written_in_every_form_that_somebody_reads(tmp_path):
+    rng = np.random.default_rng(0)
+    sample = {
+        "image": rng.uniform(-1, 1, (3, 4, 4, 1)).astype(np.float32),
+        "name": np.frombuffer(b"one\0\0\0two\0\0\0three\0", np.uint8).reshape(3, 6).astype(np.int32),
+        "speech": rng.normal(size=(3, 32, 1)).astype(np.float32),
+    }
+    protocol = {"seed": 7, "steps": 5}
+    assert write_samples(tmp_path, STREAMS, sample, protocol) == tmp_path / "samples.png"
+    with np.load(tmp_path / "samples.npz") as arrays:
+        assert {name: arrays[name].shape for name in sample} == {name: x.shape for name, x in sample.items()}
+        assert json.loads(str(arrays["protocol"])) == protocol and arrays["seed"] == 7
+        assert arrays["arr_0"].dtype == np.uint8 and arrays["arr_0"].shape == (3, 4, 4, 3)  # as ADM reads it
+        np.testing.assert_array_equal(arrays["arr_0"], pictures(STREAMS, sample)["arr_0"])
+    assert [(tmp_path / "name" / f"{i}.txt").read_text() for i in range(3)] == ["one", "two", "three"]
+    assert len(list((tmp_path / "speech").glob("*.wav"))) == 3
+    words = {"name": sample["name"]}
+    assert write_samples(tmp_path / "words", STREAMS, words, protocol) == tmp_path / "words" / "samples.npz"
+
+
+def test_a_way_from_one_sample_to_another_is_a_clip_as_well(tmp_path):
+    sample = {"image": np.linspace(-1, 1, 5, dtype=np.float32)[:, None, None, None] * np.ones((5, 4, 4, 1), np.float32)}
+    write_samples(tmp_path, STREAMS, sample, {"seed": 0}, is_path=True)
+    with Image.open(tmp_path / "interpolation.gif") as clip:
+        assert clip.n_frames == 8  # there and back, without the ends twice
