@@ -76,7 +76,7 @@ TABLE: dict[str, list[tuple[str, str, str]]] = {
     "training/loop.py": [
         ("ema=run.train.ema", "ema=0.999", "wiring"),
         ("objective=OBJECTIVES[run.train.objective],", "", "wiring"),
-        ("together=TOGETHER[run.train.levels],", "", "wiring"),
+        ("joint_levels=JOINT_LEVELS[run.train.levels],", "", "wiring"),
         ("        accumulation=run.train.accumulation,\n", "", "wiring"),
         ('lambda params, t: run.model.apply(params, t, method="uncertainty")', "lambda params, t: {}", "wiring"),
         ("run.train.seed, run.data.augment)", "0, run.data.augment)", "wiring"),
@@ -151,7 +151,6 @@ TABLE: dict[str, list[tuple[str, str, str]]] = {
         ("jnp.roll(runs, -1, 1)", "jnp.roll(runs, 1, 1)", "audio"),
         ("np.where(np.arange(hop + 1) % hop == 0, 1, 2)", "2", "audio"),
     ],
-    "streams/given.py": [("< int(count) < stream.groups", "< int(count) <= stream.groups", "streams")],
     "diffusion/gaussian.py": [
         ("return -sigma, alpha", "return sigma, alpha", "gaussian"),
         ("(alpha * prediction - p * z) / det", "(alpha * prediction + p * z) / det", "gaussian"),
@@ -184,14 +183,33 @@ TABLE: dict[str, list[tuple[str, str, str]]] = {
         ("u - (1 - rate), 0.0) / max(rate, 1e-9)", "u - (1 - rate), 0.0)", "levels meanflow"),
         ("level_at(schedule, -(mean + std", "level_at(schedule, (mean + std", "levels"),
         ("(jax.random.permutation(order, n) + u)", "(jnp.arange(n) + u)", "levels"),
+    ],
+    "diffusion/joint_levels.py": [
         ("kind < 0.75", "kind < 0.5", "levels"),
-        ("part < clean", "part > clean", "levels"),
-        ("< tied, jax", "> tied, jax", "levels"),
+        ("kind < until_clean", "kind > until_clean", "levels"),
+        ("kind > until_drawn", "kind < until_drawn", "levels"),
+        ("n) < tied\n", "n) > tied\n", "levels"),
         (
             "stratified(key, n * groups).reshape(n, groups)",
             "jnp.repeat(stratified(key, n)[:, None], groups, 1)",
             "blocks",
         ),
+    ],
+    "diffusion/process.py": [
+        ("np.linspace(1, 0, steps + 1)", "np.linspace(1, 0, steps)", "process"),
+        ("return jnp.zeros_like(t)", "return jnp.zeros(())", "process"),
+    ],
+    "diffusion/stream.py": [
+        ("fold(keys, stream_id(name))", "keys", "objective updates"),
+        ("if s.process.in_data and not s.past_of", "if not s.past_of", "meanflow wiring"),
+        ("stream.process.check(x[name], masks)", "stream.process.check(x[name], True)", "sampler objective"),
+    ],
+    "diffusion/meanflow.py": [
+        ("u + align(span, z) *", "u - align(span, z) *", "meanflow"),
+        ('own = tangent == "own"', 'own = tangent != "own"', "meanflow"),
+        ("span = t[SPAN] * t[name]", "span = t[SPAN]", "meanflow"),
+        ("divided + jax.lax.stop_gradient(loss - divided)", "divided", "meanflow"),
+        ("jnp.where(drop > 0, drop *", "jnp.where(drop > 0, 0 *", "meanflow"),
     ],
     "diffusion/schedules.py": [
         ("reach * (2 - t)", "reach * (1 - t)", "schedules"),
@@ -201,11 +219,6 @@ TABLE: dict[str, list[tuple[str, str, str]]] = {
     ],
     "diffusion/objective.py": [
         ("jnp.exp(-u[k]) * loss + u[k]", "jnp.exp(-u[k]) * loss - u[k]", "objective"),
-        ("u + align(span, z) *", "u - align(span, z) *", "meanflow"),
-        ('own = tangent == "own"', 'own = tangent != "own"', "meanflow"),
-        ("span = t[SPAN] * t[name]", "span = t[SPAN]", "meanflow"),
-        ("fold(keys, stream_id(name))", "keys", "objective updates"),
-        ("divided + jax.lax.stop_gradient(loss - divided)", "divided", "meanflow"),
         ('domain(key, "train")', "key", "keys"),
     ],
     "diffusion/guidance.py": [
@@ -216,42 +229,49 @@ TABLE: dict[str, list[tuple[str, str, str]]] = {
         ("wanted / jnp.maximum(found, TINY)", "found / jnp.maximum(wanted, TINY)", "guidance"),
         ("jnp.where(t[name] == 0, 1.0, t[name])", "t[name]", "guidance"),
         ("z = z[..., : channels or None]", "z = z", "guidance"),
-        ("blind([name])) for", "blind(absent)) for", "guidance"),
+        ("prior, [name])) for", "prior, list(prior))) for", "guidance"),
         ("own - 1 for name", "own for name", "guidance"),
     ],
     "diffusion/grids.py": [
-        ("< first[name], 0.0", "<= first[name], 0.0", "grids sampler video"),
+        ("< prefix[name], 0.0", "<= prefix[name], 0.0", "grids sampler video"),
         ("levels[0] = 1.0", "pass", "grids"),
         ("np.linspace(1, 0.04, steps), 0.0", "np.linspace(1, 0.05, steps), 0.0", "grids"),
         ("(np.round(np.linspace(999, 0, steps)) + 1)", "np.round(np.linspace(999, 0, steps))", "grids"),
-        ("shifted(levels, shift), process.top", "levels, process.top", "grids wiring"),
+        (
+            "np.minimum(shifted(stream.process.level_row(grid, steps), shift), ",
+            "np.minimum(stream.process.level_row(grid, steps), ",
+            "grids wiring",
+        ),
     ],
-    "diffusion/solvers.py": [
+    "diffusion/exponential.py": [
         ("1 - decay ** (2 * eta**2)", "1 - decay ** (eta**2)", "solvers"),
         ("linear = h - flat / a", "linear = h - flat", "solvers"),
         ("square = h**2 - 2 / a * linear", "square = h**2 - linear", "solvers"),
+        ("(jnp.isinf(second_lag) | always), again, z)", "(jnp.isinf(second_lag) | always), z, z)", "solvers"),
+        ("(jnp.isinf(second_lag) | always)", "True", "solvers"),
+        ("stay(z, moved), jax", "moved, jax", "sampler"),
+    ],
+    "diffusion/solvers.py": [
         ("- jnp.log(1 + churn)", "+ jnp.log(1 + churn)", "solvers"),
         ("jnp.sqrt(2 * process.schedule", "jnp.sqrt(process.schedule", "solvers"),
-        (
-            "start = jnp.where(jnp.isfinite(last) & (jnp.isinf(before) | (corrector > 0)), amended, z)",
-            "start = z",
-            "solvers",
-        ),
-        ("stay(z, moved), jax", "moved, jax", "sampler"),
+        ("jnp.where(is_last, x0,", "jnp.where(~is_last, x0,", "solvers"),
     ],
     "diffusion/sampler.py": [
         ("fold(keys, STEPS + i)", "fold(keys, STEPS)", "sampler solvers"),
         ("stream_id(name)), stream.shape)", "0), stream.shape)", "sampler"),
         ("if not streams[name].duration_of}, processes", "}, processes", "duration"),
-        ("jnp.where(here, start[name], moved[name])", "moved[name]", "sampler masked"),
+        ("jnp.where(is_visible, start[name], moved[name])", "moved[name]", "sampler masked"),
         ("given = {**given, name: draw(given, [name])[name]}", "given = {**given}", "sampler"),
         (
             "jnp.arange(num) if rows is None else jnp.asarray(rows)",
             "jnp.arange(len(rows) if num is None else num)",
             "sampler",
         ),
-        ('domain(key, "encode")', "key", "keys"),
         ("check_names(prefix or {}, given,", "check_names((), given,", "sampler"),
+    ],
+    "diffusion/encode.py": [
+        ('domain(key, "encode")', "key", "keys"),
+        ("or order[name].ndim]", "]", "encode"),
     ],
     "diffusion/rollout.py": [
         ("jnp.roll(last, known, axis=1)", "jnp.roll(last, -known, axis=1)", "video"),
@@ -259,7 +279,12 @@ TABLE: dict[str, list[tuple[str, str, str]]] = {
     ],
     "diffusion/blockwise.py": [
         ("jnp.minimum(last + 1, groups - 1)", "jnp.minimum(last, groups - 1)", "blocks"),
-        ("x[past], (past, last))", "x[past], (past, last + 1))", "blocks"),
+        ("caches, (past, last))", "caches, (past, last + 1))", "blocks"),
+        (
+            "self.caches[name] = self.apply(x, t, self.caches.get(name)",
+            'self.caches[name] = self.apply(x, t, self.caches.get("conditional")',
+            "blocks",
+        ),
     ],
     "diffusion/interpolate.py": [("w * norm(b))", "w * norm(a))", "encode")],
     "diffusion/likelihood.py": [
@@ -291,7 +316,8 @@ TABLE: dict[str, list[tuple[str, str, str]]] = {
         ("prevent_cse=self.unroll >= depth", "prevent_cse=False", "dit"),
         ("row = sorted(times).index", "row = list(times).index", "dit"),
         ("(len(times), self.width))[stream_of_level]", "(len(times), self.width))[stream_of_level * 0]", "dit"),
-        ('choose(WEIGHTS, self.weights, "weights")', "pass", "dit"),
+        ("        check_fields(self)\n        object", "        object", "dit"),
+        ("if self.width % self.heads:", "if False:", "dit"),
     ],
     "network/tokens.py": [
         ("for axis in (TIME, ROW, COLUMN))\n    spatial", "for axis in (TIME, COLUMN, ROW))\n    spatial", "tokens"),
@@ -315,18 +341,24 @@ TABLE: dict[str, list[tuple[str, str, str]]] = {
         ('in ("", part)', 'in ("",)', "weights vae"),
     ],
     "pretrained/vae.py": [("weights.read(file, DTYPES)", "weights.read(file)", "vae")],
-    "evaluation/draw.py": [
-        ("grids.GRIDS[how.grid]", "grids.uniform", "wiring"),
-        ("how.steps, how.shift,", "how.steps, 1.0,", "wiring"),
-        ("REVEALS[how.reveal]", 'REVEALS["ancestral"]', "wiring"),
-        ("SOLVERS[how.solver]", 'SOLVERS["2m"]', "wiring"),
-        ("[: how.num - these[0]]", "", "draw"),
-        ("how.drawn or able", "able", "wiring"),
+    "sampling/draw.py": [
+        ("grids.GRIDS[options.grid]", "grids.uniform", "wiring"),
+        ("options.steps, options.shift,", "options.steps, 1.0,", "wiring"),
+        ("REVEALS[options.reveal]", 'REVEALS["ancestral"]', "wiring"),
+        ("SOLVERS[options.solver]", 'SOLVERS["2m"]', "wiring"),
+        ("[: options.num - these[0]]", "", "draw"),
         ("first + size), num - 1)", "first + size), num)", "draw"),
-        ("how.guide(*others, w=w)", "how.guide(*others)", "draw"),
+        ("options.guide(*weak, w=w)", "options.guide(*weak)", "draw"),
         ("@functools.lru_cache(maxsize=64)\n", "", "draw"),
     ],
-    "evaluation/sheet.py": [("i % columns * (width + 2)", "i // columns * (width + 2)", "evaluation")],
+    "sampling/plan.py": [
+        ("tuple(options.drawn) or able", "able", "wiring"),
+        ("if name not in given or name in read.prefix)", "if name not in given)", "plan"),
+        ("else np.zeros(options.num, int)", "else np.arange(options.num)", "plan"),
+    ],
+    "sampling/given.py": [("< int(count) < groups", "< int(count) <= groups", "streams")],
+    "sampling/files.py": [("there[-2:0:-1]", "there[-2::-1]", "plan")],
+    "sampling/sheet.py": [("i % columns * (width + 2)", "i // columns * (width + 2)", "evaluation")],
     "evaluation/frechet.py": [
         ("- 2 * cross", "- cross", "evaluation"),
         ("np.sqrt(len(x) - 1)", "np.sqrt(len(x))", "evaluation"),
@@ -350,20 +382,22 @@ TABLE: dict[str, list[tuple[str, str, str]]] = {
         ),
     ],
     "schema.py": [
-        ("if float in options and type(value) is int", "if float in options and type(value) is bool", "config"),
+        ("if float in kinds and type(value) is int", "if float in kinds and type(value) is bool", "config"),
+        ("and value not in note:", "and False:", "config"),
+        ("value > self.above", "value >= self.above", "config"),
+        ("value < self.below", "value <= self.below", "config"),
+        ("if not isinstance(value, str):\n        return value", "return value", "config"),
+    ],
+    "command.py": [
+        ('if values[name] == "" and parameter.default:', "if False:", "command"),
+        ("    if words:\n        raise", "    if False:\n        raise", "command"),
+        ('flag.partition("=")[0] not in given', "True", "command"),
+        ("if EACH in notes(annotation) else", "if False else", "command"),
+        ("if value is not None}", "}", "evaluate"),
     ],
     "config.py": [
-        ("attention=attention, experts=experts", "attention=attention", "wiring"),
-        ("        unroll=unroll,\n", "", "wiring"),
-        ("        remat=remat,\n", "", "wiring"),
-        ("        weights=weights,\n", "", "wiring"),
-        ("        clamp=clamp,\n", "", "wiring"),
-        ('        clock=choose(CLOCKS, clock, "clock"),\n', "", "wiring"),
         ('{"steps": train.steps}', '{"steps": 1000}', "wiring"),
-        ('"levels"), codec)', '"levels"))', "wiring"),
-        ('"levels"), basis\n', '"levels")\n', "wiring"),
-        (", of, dropout_rate)", ", of)", "wiring"),
-        ('"levels"), blocks, merges)', '"levels"), blocks)', "wiring"),
+        ("if options.channels > most:", "if False:", "draw"),
     ],
 }
 MUTANTS = [
@@ -396,7 +430,7 @@ class Copy:
         self.tree, self.compiled = folder / "tree", folder / "compiled"
         names = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
         for name in filter(None, names.split("\0")):
-            if (ROOT / name).exists():
+            if (ROOT / name).is_file():
                 (self.tree / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(ROOT / name, self.tree / name)
 
