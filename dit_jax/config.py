@@ -18,7 +18,7 @@ from ml_collections import config_flags
 
 from dit_jax.diffusion.gaussian import PREDICTIONS
 from dit_jax.diffusion.meanflow import SPAN
-from dit_jax.diffusion.stream import Stream, Streams, drawn
+from dit_jax.diffusion.stream import Stream, Streams, drawable
 from dit_jax.names import ConfigError, choose, nearest
 from dit_jax.network.dit import DiT
 from dit_jax.network.layout import token_counts
@@ -155,7 +155,7 @@ def _check(run: Run):
         )
     if run.data.augment == "flip" and "image" not in run.streams:
         raise ConfigError(f"data.augment = 'flip' mirrors a stream 'image'; there are: {', '.join(run.streams)}")
-    names = list(drawn(run.streams))
+    names = list(drawable(run.streams))
     if run.train.levels in ("corners", "random_subsets") and len(names) < 2:
         raise ConfigError(
             f"train.levels = {run.train.levels!r} needs two streams or more to draw; there is {', '.join(names)}"

@@ -20,7 +20,7 @@ import numpy as np
 from dit_jax.command import run_command
 from dit_jax.data import audio_digits, pipeline, sources
 from dit_jax.data.packages import missing
-from dit_jax.diffusion.stream import Streams, drawn, in_data
+from dit_jax.diffusion.stream import Streams, drawable, in_data
 from dit_jax.evaluation import alignment, language_model, physics, speech, text
 from dit_jax.evaluation.judge import Judge, described, scores, train_judges
 from dit_jax.restore import restore_run
@@ -88,7 +88,7 @@ def classes(run: Run, params, mesh, how: SampleOptions, scales: Sequence[float] 
     turns = np.arange(how.num)
     asked = (turns % (test["label"].max() + 1)).astype(np.int32)
     picked = np.random.default_rng(0).permutation(len(test["label"]))[turns % len(test["label"])]
-    names = list(drawn(run.streams))
+    names = list(drawable(run.streams))
     others = [name for name in in_data(run.streams) if name not in (*names, "label")]
     parts = [part for count in range(len(names)) for part in itertools.combinations(names, count)]
     for scale, part in itertools.product(scales, parts):

@@ -38,7 +38,7 @@ class DataOptions:
     augment: Annotated[str, AUGMENTATIONS] = "none"
     threads: Annotated[int, Range(at_least=0, at_most=1024)] = 1  # that prepare batches ahead
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_fields(self)
 
 
@@ -54,7 +54,7 @@ class TrainOptions:
     accumulation: Count = 1  # micro-batches of an update
     log_every: Count = 50
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_fields(self)
 
 
@@ -65,7 +65,7 @@ class CheckpointOptions:
     every: Count = 1000
     keep: Count = 2
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_fields(self)
 
 
@@ -80,7 +80,7 @@ class ParallelOptions:
     context: int = 1
     tensor: int = 1
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_fields(self)
 
 
@@ -108,7 +108,7 @@ class SampleOptions:
     seed: Annotated[Seed, "sample i of a seed is the same for every num, batch and number of devices"] = 0
     batch: Annotated[Batch, "samples drawn at a time"] = 64
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_fields(self)
         if not 0 <= self.interval[0] <= self.interval[1] <= 1:
             raise ConfigError(f"interval = {self.interval} should be two levels, 0 <= low <= high <= 1")

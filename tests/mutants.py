@@ -348,7 +348,7 @@ TABLE: dict[str, list[tuple[str, str, str]]] = {
         ("SOLVERS[options.solver]", 'SOLVERS["2m"]', "wiring"),
         ("[: options.num - these[0]]", "", "draw"),
         ("first + size), num - 1)", "first + size), num)", "draw"),
-        ("options.guide(*weak, w=w)", "options.guide(*weak)", "draw"),
+        ("options.guide(next(iter(weak), None), w)", "options.guide(next(iter(weak), None))", "draw"),
         ("@functools.lru_cache(maxsize=64)\n", "", "draw"),
     ],
     "sampling/plan.py": [

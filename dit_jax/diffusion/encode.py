@@ -5,7 +5,7 @@ It is the sampler's scan, along rows of levels that rise.
 
 import math
 from collections.abc import Iterable
-from typing import cast
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ from dit_jax.diffusion.sampler import sample_rows
 from dit_jax.diffusion.schedules import level_at
 from dit_jax.diffusion.solver import Solver
 from dit_jax.diffusion.solvers import SOLVERS
-from dit_jax.diffusion.stream import Arrays, Predict, Streams, drawn, generation_order
+from dit_jax.diffusion.stream import Arrays, Predict, Streams, drawable, generation_order
 from dit_jax.names import check_names
 
 # The way up begins at alpha x, where sigma / alpha is this. What a network gets wrong there grows with sigma on the
@@ -72,7 +72,7 @@ def encode_rows(
     return {name: end[name] for name in x}
 
 
-def encoding_levels(process: Gaussian, u, floor: float = FLOOR):
+def encoding_levels(process: Gaussian, u: Any, floor: float = FLOOR) -> Any:
     """u in [0, 1] -> levels from where sigma / alpha is the floor up to the top.
 
     They are even in sqrt(t): finest at the data, and so that no schedule has the root of u for its sigma.
@@ -87,7 +87,7 @@ def flow_processes(streams: Streams, names: Iterable[str]) -> dict[str, Gaussian
     it is masked, only ever given, or drawn group after group."""
     names = list(names)
     check_names(names, streams, "x: the stream")
-    order, able = generation_order(streams), drawn(streams)
+    order, able = generation_order(streams), drawable(streams)
     without = [name for name in names if name not in able or not able[name].process.is_continuous or order[name].ndim]
     if without:
         raise ValueError(f"no probability flow moves {', '.join(without)}: it takes a Gaussian one drawn at once")

@@ -75,7 +75,9 @@ def exponential(order: int = 1, eta: float = 0.0, corrector: int = 0) -> Solver:
         stay = lambda old, new: jnp.where(is_waiting, old, new)
         return stay(z, moved), jax.tree.map(stay, history, longer)
 
-    def step(predict: Predict, processes: Processes, keys: Array, x: Arrays, t: Levels, s: Levels, state):
+    def step(
+        predict: Predict, processes: Processes, keys: Array, x: Arrays, t: Levels, s: Levels, state: dict[str, History]
+    ) -> tuple[Arrays, dict[str, History]]:
         predictions = predict(x, t)
         moved, state = step_discrete(processes, keys, x, predictions, t, s), dict(state)
         for name, process in continuous(processes).items():

@@ -129,7 +129,7 @@ class Gaussian(Process):
 
     is_continuous = True
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_fields(self)
 
     @property

@@ -12,8 +12,7 @@ import numpy as np
 
 from dit_jax.diffusion.levels import shifted
 from dit_jax.diffusion.schedules import Schedule, level_at
-from dit_jax.diffusion.stream import Stream, Streams, generation_order
-from dit_jax.diffusion.stream import drawn as able
+from dit_jax.diffusion.stream import Stream, Streams, drawable, generation_order
 
 Grid = Callable[[Schedule, int], np.ndarray]
 
@@ -72,7 +71,7 @@ def level_rows(
     """
     prefix, order = prefix or {}, generation_order(streams)
     given_groups = {name: prefix.get(name, s.groups if name in given else 0) for name, s in streams.items()}
-    wanted = {name for name in able(streams) if drawn is None or name in drawn}
+    wanted = {name for name in drawable(streams) if drawn is None or name in drawn}
     # What is drawn at the same time goes down together, for `steps` steps.
     times = {name: np.broadcast_to(order[name], streams[name].groups)[given_groups[name] :] for name in wanted}
     stages = np.unique(np.concatenate([[], *times.values()]))

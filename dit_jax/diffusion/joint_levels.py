@@ -13,7 +13,7 @@ from jax import Array
 from dit_jax.diffusion.keys import stream_id
 from dit_jax.diffusion.levels import Quantile, stratified
 from dit_jax.diffusion.schedules import align
-from dit_jax.diffusion.stream import Levels, Stream, Streams, drawn
+from dit_jax.diffusion.stream import Levels, Stream, Streams, drawable
 
 JointLevels = Callable[[Array, Streams, int], Levels]  # (key, streams, n) -> {name: [n] or [n, G]}
 
@@ -59,7 +59,7 @@ def random_subsets(tied: float = 0.7) -> JointLevels:
     """
 
     def levels(key: Array, streams: Streams, n: int) -> Levels:
-        names = list(drawn(streams))
+        names = list(drawable(streams))
         t = independent(key, streams, n)
         level_key, stream_key, tie_key, always_key, share_key, *kind_keys = jax.random.split(
             jax.random.fold_in(key, 0), 5 + len(names)

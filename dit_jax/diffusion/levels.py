@@ -5,7 +5,7 @@ nearly the same mix of levels, whatever the distribution, and a shift is one mor
 """
 
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ Positive = Annotated[float, Range(above=0)]
 Share = Annotated[float, Range(at_least=0, at_most=1)]
 
 
-def shifted(t, shift: float):
+def shifted(t: Any, shift: float) -> Any:
     """t -> s t / (1 + (s - 1) t), which adds log s to logit t: more noise for s > 1 (SD3, arXiv 2403.03206, eq. 23)."""
     return t / (t + (1 - t) / shift)  # the same, and exact at both ends
 

@@ -104,12 +104,14 @@ def with_divergence(velocity: Velocity, directions: Array, weight: float) -> Slo
 def runge_kutta(slope: Slope, z: Array, steps: int) -> tuple[Array, Array]:
     """From u = 0 to 1 by the classical rule: where z [B, D] ends, and the integral of the divergence, [B]."""
 
-    def stage(carry: tuple[Array, Array], scanned: tuple[Array, Array]):
+    def stage(
+        carry: tuple[Array, Array], scanned: tuple[Array, Array]
+    ) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
         (z, last), (u, c) = carry, scanned
         k, divergence = slope(z + c * last, u)
         return (z, k), (k, divergence)
 
-    def step(carry: tuple[Array, Array], u: Array):
+    def step(carry: tuple[Array, Array], u: Array) -> tuple[tuple[Array, Array], None]:
         z, integral = carry
         _, (k, divergence) = jax.lax.scan(stage, (z, jnp.zeros_like(z)), (u, jnp.asarray(RK4_C / steps)))
         z = z + jnp.tensordot(RK4_B, k, 1) / steps

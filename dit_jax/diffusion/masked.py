@@ -81,7 +81,7 @@ class Masked(Process):
 
     dtype = jnp.int32
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_fields(self)
 
     def time_input(self, t: Array) -> Array:

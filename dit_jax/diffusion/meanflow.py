@@ -21,7 +21,7 @@ from dit_jax.diffusion.derivatives import jvp
 from dit_jax.diffusion.process import Process
 from dit_jax.diffusion.schedules import align
 from dit_jax.diffusion.solver import Solver, continuous, stateless, step_discrete
-from dit_jax.diffusion.stream import Arrays, Levels, Predict, Processes, Streams, corrupt, drawn
+from dit_jax.diffusion.stream import Arrays, Levels, Predict, Processes, Streams, corrupt, drawable
 
 SPAN = "span"  # the name of its stream
 
@@ -56,7 +56,7 @@ def meanflow_losses(
     themselves, held fixed (eq. 22); their values are the errors as they are. Raises ValueError for a stream that does
     not predict the velocity: of another prediction, the mean velocity is infinite at one end.
     """
-    [(name, process)] = continuous({name: stream.process for name, stream in drawn(streams).items()}).items()
+    [(name, process)] = continuous({name: stream.process for name, stream in drawable(streams).items()}).items()
     if not process.predicts(gaussian.velocity):
         raise ValueError(f"{name} should predict the velocity, of which a mean velocity is a mean")
     span = t[SPAN] * t[name]

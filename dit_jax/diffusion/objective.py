@@ -10,7 +10,7 @@ from jax import Array
 from dit_jax.diffusion.joint_levels import JointLevels, independent
 from dit_jax.diffusion.keys import domain, example_keys
 from dit_jax.diffusion.meanflow import meanflow_losses
-from dit_jax.diffusion.stream import Arrays, Levels, Predict, Streams, check_values, corrupt, drawn
+from dit_jax.diffusion.stream import Arrays, Levels, Predict, Streams, check_values, corrupt, drawable
 
 # (predict, streams, keys [B], batch, levels) -> the loss of every example in each stream, {name: [B]}.
 Objective = Callable[[Predict, Streams, Array, Arrays, Levels], dict[str, Array]]
@@ -47,7 +47,8 @@ def losses_at(predict: Predict, streams: Streams, keys: Array, batch: Arrays, t:
     noised, targets = corrupt(streams, keys, batch, t)
     predictions = predict(noised, t)
     return {
-        name: stream.process.loss(predictions[name], targets[name], t[name]) for name, stream in drawn(streams).items()
+        name: stream.process.loss(predictions[name], targets[name], t[name])
+        for name, stream in drawable(streams).items()
     }
 
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from dit_jax.diffusion.keys import fold, stream_id
-from dit_jax.diffusion.stream import Arrays, Streams, drawn
+from dit_jax.diffusion.stream import Arrays, Streams, drawable
 
 # (keys [B], given {name: [B, *shape]}, prefix {name: groups}) -> a sample of all streams, as `sample_rows` draws it.
 Draw = Callable[[Array, Arrays, dict[str, int]], Arrays]
@@ -39,7 +39,7 @@ def rollout(
         )
     window, known = stream.shape[0], stream.shape[0] // stream.groups * overlap
     first = draw(keys, given or {}, prefix or {})
-    others = {k: x for k, x in first.items() if k != name and (k in drawn(streams) or k in (given or {}))}
+    others = {k: x for k, x in first.items() if k != name and (k in drawable(streams) or k in (given or {}))}
 
     def next_window(carry: tuple[Array, Array], _: None) -> tuple[tuple[Array, Array], Array]:
         keys, last = carry

@@ -15,8 +15,7 @@ from dit_jax.diffusion.keys import example_keys, fold, stream_id
 from dit_jax.diffusion.schedules import align
 from dit_jax.diffusion.solver import Solver
 from dit_jax.diffusion.solvers import SOLVERS
-from dit_jax.diffusion.stream import Arrays, Levels, Predict, Streams, check_values, with_pasts
-from dit_jax.diffusion.stream import drawn as able
+from dit_jax.diffusion.stream import Arrays, Levels, Predict, Streams, check_values, drawable, with_pasts
 from dit_jax.names import check_names
 
 PRIOR, STEPS = 0, 1  # an example's randomness: one key for where it starts, one for each step from there
@@ -80,8 +79,8 @@ def check_sample(
     """Raises ValueError for what `sample` cannot draw: see there."""
     check_names(given, streams, "given: the stream")
     check_names(prefix or {}, given, "prefix: the given stream")
-    check_names(start or {}, able(streams), "start: the stream")
-    check_names(drawn, able(streams), "drawn: the stream")
+    check_names(start or {}, drawable(streams), "start: the stream")
+    check_names(drawn, drawable(streams), "drawn: the stream")
     whole = {name: value for name, value in given.items() if name not in (prefix or {})}
     check_values(streams, whole, "given")
     check_values(streams, {**given, **(start or {})}, "start", masks=True)
@@ -158,7 +157,7 @@ def scan_steps(
     def at(levels: dict[str, Array]) -> Levels:
         return {name: jnp.broadcast_to(level, (len(keys), *level.shape)) for name, level in levels.items()}
 
-    def step(carry, scanned):
+    def step(carry: tuple, scanned: tuple) -> tuple[tuple, None]:
         (x, state, carried), (i, t, s) = carry, scanned
         denoise = lambda x, t: predict(x, t, carried)
         moved, state = solver.step(denoise, processes, fold(keys, STEPS + i), x, at(t), at(s), state)

@@ -70,7 +70,7 @@ def log_snr(schedule: Schedule, t: Array) -> Array:
 def level_at(schedule: Schedule, wanted: Array) -> Array:
     """The inverse of `log_snr`, by bisection: t of the same shape; 0 or 1 where the schedule does not reach so far."""
 
-    def halve(_, ends):
+    def halve(_: int, ends: tuple[Array, Array]) -> tuple[Array, Array]:
         low, high = ends
         middle = (low + high) / 2
         too_clean = log_snr(schedule, middle) > wanted

@@ -68,7 +68,7 @@ class Stream:
 Streams = dict[str, Stream]
 
 
-def drawn(streams: Streams) -> Streams:
+def drawable(streams: Streams) -> Streams:
     """The streams that the network predicts, and that can therefore be drawn."""
     return {name: stream for name, stream in streams.items() if stream.head is not None}
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 from sklearn.svm import SVC
 
-from dit_jax.diffusion.stream import Stream, Streams, drawn
+from dit_jax.diffusion.stream import Stream, Streams, drawable
 from dit_jax.evaluation.frechet import frechet_distance
 
 Judge = Callable[[np.ndarray], np.ndarray]  # examples [k, *shape] -> labels [k]
@@ -37,12 +37,12 @@ def train_judges(streams: Streams, real: dict[str, np.ndarray], labels: np.ndarr
             return len(np.unique(examples, axis=0)) == len(np.unique(labels))
         return stream.view.features is not None
 
-    return {name: judge(stream, real[name]) for name, stream in drawn(streams).items() if judged(stream, real[name])}
+    return {name: judge(stream, real[name]) for name, stream in drawable(streams).items() if judged(stream, real[name])}
 
 
 def described(streams: Streams, examples: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The features of examples {name: [n, *shape]} in each stream that is drawn and has some: {name: [n, d]}."""
-    every = {name: stream.view.features for name, stream in drawn(streams).items()}
+    every = {name: stream.view.features for name, stream in drawable(streams).items()}
     return {name: features(examples[name]) for name, features in every.items() if features is not None}
 
 

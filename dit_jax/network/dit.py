@@ -17,7 +17,7 @@ import numpy as np
 from jax import Array
 
 from dit_jax.diffusion.schedules import align
-from dit_jax.diffusion.stream import Streams, drawn, valid_mask
+from dit_jax.diffusion.stream import Streams, drawable, valid_mask
 from dit_jax.names import ConfigError
 from dit_jax.network import layout
 from dit_jax.network.layers import (
@@ -126,7 +126,7 @@ class DiTPair(nn.Module):
     experts: Experts = ()
 
     @nn.compact
-    def __call__(self, x: Array, *others) -> tuple[Array, None]:
+    def __call__(self, x: Array, *others: Any) -> tuple[Array, None]:
         for view in ("frame", "place"):
             sizes = self.heads, self.mlp_ratio, self.block, self.dtype, self.experts
             x, _ = DiTBlock(*sizes, view, self.frames, name=view)(x, *others)
@@ -161,7 +161,7 @@ class DiT(nn.Module):
     attention: Literal["full", "factorised"] = "full"
     experts: Literal["none", "streams"] = "none"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_fields(self)
         object.__setattr__(self, "block", called(self.block, BLOCKS, "block"))
         if self.width % self.heads:
@@ -177,8 +177,8 @@ class DiT(nn.Module):
     def __hash__(self) -> int:  # so that a network can name a compiled program; a dict alone cannot
         return hash(tuple(self.streams.items()))
 
-    def setup(self):
-        squared = [name for name, stream in drawn(self.streams).items() if stream.process.is_continuous]
+    def setup(self) -> None:
+        squared = [name for name, stream in drawable(self.streams).items() if stream.process.is_continuous]
         self.expected = {name: Uncertainty() for name in squared if self.weights == "learned"}
 
     def uncertainty(self, t: dict[str, Array]) -> dict[str, Array]:
@@ -305,6 +305,6 @@ class DiT(nn.Module):
         parts = dict(zip(counts, jnp.split(tokens, np.cumsum([*counts.values()])[:-1], axis=1), strict=True))
         heads = {
             name: cast(Any, stream.head)(self.width, self.dtype, name=f"{name}_head")
-            for name, stream in drawn(self.streams).items()
+            for name, stream in drawable(self.streams).items()
         }
         return {name: constrain(head(parts[name]), ROWS).astype(jnp.float32) for name, head in heads.items()}

@@ -48,7 +48,7 @@ class Block:
     qk_norm: QKNorm = "none"
     bias: bool = True
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_fields(self)
 
 
@@ -91,13 +91,13 @@ def to_tokens(condition: Array, level: np.ndarray) -> Array:
     return condition if condition.shape[1] == 1 else condition[:, level]
 
 
-def dense(layer, features: int, name: str) -> nn.Dense:
+def dense(layer: Any, features: int, name: str) -> nn.Dense:
     """A linear projection of a layer, as its block and its dtype say."""
     options = {"use_bias": layer.block.bias, "kernel_init": xavier, "dtype": layer.dtype, "dot_general": by_row}
     return nn.Dense(features, **options, name=name)
 
 
-def by_row(x: Array, kernel: Array, *_, precision: Any = None) -> Array:
+def by_row(x: Array, kernel: Array, *_: Any, precision: Any = None) -> Array:
     """[..., D] times [D, E], as one product of all rows: its gradient on CPU takes half the time."""
     if jax.sharding.get_abstract_mesh().shape.get("context", 1) > 1:  # rows of split tokens are not rows of a product
         return jnp.matmul(x, kernel, precision=precision)

@@ -12,13 +12,15 @@ import jax.numpy as jnp
 from jax import Array
 
 
-def conv(layer, x: Array, features: int, name: str, size: int = 3, stride: int = 1, padding: str = "SAME") -> Array:
+def conv(
+    layer: Any, x: Array, features: int, name: str, size: int = 3, stride: int = 1, padding: str = "SAME"
+) -> Array:
     """A convolution of a layer: its operands in the layer's dtype, the result in float32."""
     module = nn.Conv(features, (size, size), stride, padding, dtype=layer.dtype, name=name)
     return module(x).astype(jnp.float32)
 
 
-def norm(layer, name: str) -> nn.GroupNorm:
+def norm(layer: Any, name: str) -> nn.GroupNorm:
     """In float32; E[x^2] - E[x]^2, flax's default for the variance, would lose digits where the mean is large."""
     return nn.GroupNorm(layer.groups, epsilon=1e-6, use_fast_variance=False, name=name)
 
@@ -133,7 +135,7 @@ class VAE(nn.Module):
         """Parameters, as a plain dict of float32 arrays."""
         return super().init(key, jnp.zeros((1, self.factor, self.factor, 3)))
 
-    def setup(self):
+    def setup(self) -> None:
         self.encoder = Encoder(self.channels, self.layers, 2 * self.latent, self.groups, self.dtype)
         self.decoder = Decoder(self.channels, self.layers, self.groups, self.dtype)
         self.quant_conv = nn.Conv(2 * self.latent, (1, 1))

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -17,7 +17,7 @@ from dit_jax.diffusion.masked import REVEALS
 from dit_jax.diffusion.rollout import rollout
 from dit_jax.diffusion.sampler import in_sequence, sample_rows
 from dit_jax.diffusion.solvers import SOLVERS
-from dit_jax.diffusion.stream import Stream, Streams, revealing
+from dit_jax.diffusion.stream import Arrays, Stream, Streams, revealing
 from dit_jax.network.dit import DiT
 from dit_jax.parallel.mesh import BATCH, batch_devices, shardings
 from dit_jax.run import Run, SampleOptions
@@ -75,11 +75,11 @@ def _sampler(
     longer, grid, solver = options.longer(), grids.GRIDS[options.grid], SOLVERS[options.solver]
 
     @jax.jit
-    def sampler(params, key, w, rows, given, start):
+    def sampler(params: Any, key: Array, w: Any, rows: Array, given: Arrays, start: Arrays) -> Arrays:
         predict, *weak = bound(models, params)
-        keys, guidance = example_keys(key, rows), options.guide(*weak, w=w)
+        keys, guidance = example_keys(key, rows), options.guide(next(iter(weak), None), w)
 
-        def window(keys, given, prefix, drawn=order.drawn):
+        def window(keys: Array, given: Arrays, prefix: dict[str, int], drawn: Iterable[str] = order.drawn) -> Arrays:
             levels = grids.level_rows(streams, given, options.steps, options.shift, grid, prefix, drawn)
             rest = keys, given, levels, solver, guidance, start
             if not weak and is_blockwise(streams, levels):
@@ -88,7 +88,7 @@ def _sampler(
                 sample = sample_rows(predict, streams, *rest)
             return {name: x for name, x in sample.items() if name in drawn or name not in order.could_be_drawn}
 
-        def stage(given, names):
+        def stage(given: Arrays, names: Iterable[str] | None) -> Arrays:
             if longer is None or names is not None:
                 return window(keys, given, dict(order.prefix), names or order.drawn)
             return rollout(window, streams, keys, *longer, given, dict(order.prefix))
@@ -131,7 +131,7 @@ def bound(models: Sequence[DiT], params: Sequence[Any]) -> list[Any]:
     return [functools.partial(model.apply, own) for model, own in zip(models, params, strict=True)]
 
 
-def _check_streams(ours: Streams, theirs: Streams):
+def _check_streams(ours: Streams, theirs: Streams) -> None:
     """Guidance subtracts one prediction from another, so both have to be about the same."""
     if ours.keys() != theirs.keys():
         raise ValueError(f"the weak run has the streams {', '.join(theirs)}, and this run has {', '.join(ours)}")

@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -12,7 +13,7 @@ from dit_jax.diffusion.encode import encode_rows
 from dit_jax.diffusion.interpolate import slerp
 from dit_jax.diffusion.keys import example_keys
 from dit_jax.diffusion.sampler import priors
-from dit_jax.diffusion.stream import drawn
+from dit_jax.diffusion.stream import Arrays, drawable
 from dit_jax.run import Run, SampleOptions, Seed
 from dit_jax.sampling.draw import Network, bound, networks
 from dit_jax.sampling.given import read_given
@@ -30,7 +31,7 @@ def interpolation_noise(
     given = read_given(run.streams, options.given, 1).given
     moving = {
         name: stream
-        for name, stream in drawn(run.streams).items()
+        for name, stream in drawable(run.streams).items()
         if name not in given and stream.process.is_continuous
     }
     words = ends.split(",")
@@ -59,7 +60,7 @@ def _encoded(
     rows = np.zeros(len(next(iter(x.values()))), int)
 
     @jax.jit
-    def encoder(params, key, rows, x, given):
+    def encoder(params: Any, key: Array, rows: Array, x: Arrays, given: Arrays) -> Arrays:
         predict, *others = bound(models, params)
         return encode_rows(predict, run.streams, example_keys(key, rows), x, given, guidance=options.guide(*others))
 

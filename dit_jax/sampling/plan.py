@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dit_jax.diffusion.stream import Streams, drawn
+from dit_jax.diffusion.stream import Streams, drawable
 from dit_jax.run import SampleOptions
 from dit_jax.sampling.given import read_given
 
@@ -44,7 +44,7 @@ def make_plan(
     read = read_given(streams, options.given, options.num)
     given = {name: value[rows] for name, value in read.given.items()} | (examples or {})
     known = {name: value[rows] for name, value in read.start.items()}
-    able = tuple(drawn(streams))
+    able = tuple(drawable(streams))
     left = tuple(name for name in able if name not in given or name in read.prefix)
     chosen = tuple(options.drawn) or able
     first = tuple(name for name in options.first if name in chosen)
@@ -55,7 +55,7 @@ def make_plan(
 
 
 def _check_order(streams: Streams, options: SampleOptions, order: Order, given: dict) -> None:
-    able = tuple(drawn(streams))
+    able = tuple(drawable(streams))
     if not {*options.drawn} <= {*order.could_be_drawn}:
         raise ValueError(f"drawn = {','.join(options.drawn)} should be some of: {', '.join(order.could_be_drawn)}")
     if not {*options.first} <= {*able}:
