@@ -1,8 +1,9 @@
 """The picture of the architecture, docs/architecture.png: python docs/architecture.py
 
 Its words are those of the code: streams, processes, solvers and all other tables are imported, and modules are named
-by importing them, so that a name that changes breaks this script, and a row that is new is in the picture. Levels and the attention mask (of a text in four blocks, and its past) are
-drawn as the code makes them; what stands under "samples" is a sketch. Needs matplotlib.
+by importing them, so that a name that changes breaks this script, and a row that is new is in the picture. Levels, and
+the attention mask of a text in four blocks and its past, are drawn as the code makes them; what stands under "samples"
+is a sketch. Needs matplotlib.
 """
 
 import importlib
