@@ -99,7 +99,7 @@ def _left(holder: flags.FlagValues, words: Sequence[str]) -> list[str]:
     try:
         return holder(["", *words])[1:]
     except flags.Error as error:
-        raise ValueError(str(error).strip().splitlines()[-1].strip()) from None
+        raise ValueError(str(error).strip().splitlines()[-1].strip().removeprefix("ValueError: ")) from None
     except AttributeError as error:
         raised_at = traceback.extract_tb(error.__traceback__)[-1]
         if "ml_collections" not in Path(raised_at.filename).parts:  # by a config file's own code
@@ -145,4 +145,4 @@ def _help_of(main: Callable, holder: flags.FlagValues) -> str:
 
 
 def _default(flag: flags.Flag) -> str:
-    return "" if flag.default in (None, "", []) else f" (default: {flag.default_as_str})"
+    return "" if not flag.default else f" (default: {flag.default_as_str})"

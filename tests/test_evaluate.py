@@ -221,6 +221,12 @@ def test_every_flag_about_drawing_means_what_it_means_when_sampling():
     assert every.keys() == fields - {"every"}
 
 
+@pytest.mark.parametrize("name", ["given", "drawn"])
+def test_what_is_given_is_not_up_to_the_shell(name, tmp_path):
+    with pytest.raises(ValueError, match=f"--{name} says nothing here"):
+        evaluate.main(str(tmp_path), options={name: ("label=1",)})
+
+
 @pytest.mark.parametrize("scale", ["nan", "inf"])
 def test_a_scale_that_is_no_number_is_an_error(scale, monkeypatch, tmp_path):
     Made(monkeypatch)

@@ -1,7 +1,7 @@
 """Ten spoken digits in 40 synthetic voices: 0.64 s at 8 kHz, as raw waveforms in 40 tokens of 16 ms.
 
 python -m dit_jax.prepare audio_digits
-python train.py --config=configs/audio_digits.py --workdir=runs/audio_digits
+python -m dit_jax.train --config=audio_digits --workdir=runs/audio_digits
 
 One core of a busy machine, 33 min: label agreement 97.6 %, with guidance 2 99.6 %, where a judge of held-out voices
 sees 99.7 % in the real clips; pocketsphinx understands 81 %, with guidance 2 87 %, and 70 % of the real clips (8 kHz is

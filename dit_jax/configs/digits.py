@@ -1,6 +1,6 @@
 """scikit-learn's bundled digits: 8 x 8, ten classes, 899 real images to train on; no download.
 
-python train.py --config=configs/digits.py --workdir=runs/digits
+python -m dit_jax.train --config=digits --workdir=runs/digits
 
 Two CPU cores, 1 min 5 s with sampling and scores: label agreement 99.1 %, with guidance 1.5 100 %; Frechet distance to
 held-out digits in pixels 0.649, where the real training half has 0.282 (`make demo`, commit 0904781, 2026-11-25).

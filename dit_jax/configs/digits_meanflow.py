@@ -1,7 +1,7 @@
 """The digits in one step: the demo's network, trained on mean velocities (improved MeanFlow).
 
-python train.py --config=configs/digits_meanflow.py --workdir=runs/digits_meanflow
-python sample.py --workdir=runs/digits_meanflow --steps=1 --out=runs/digits_meanflow/samples
+python -m dit_jax.train --config=digits_meanflow --workdir=runs/digits_meanflow
+python -m dit_jax.sample --workdir=runs/digits_meanflow --steps=1 --out=runs/digits_meanflow/samples
 
 Two CPU cores, 3,000 updates: label agreement 96.3 % and Frechet distance 0.665 in one step, 99.0 % and 0.609 in two,
 98.7 % and 0.567 in four (commit 45c7b5b, 2026-11-24, `python -m dit_jax.evaluate --guidance=1 --steps=N`); the demo

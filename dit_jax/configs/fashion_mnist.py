@@ -1,7 +1,7 @@
 """Fashion-MNIST: 28 x 28, ten classes of clothes, 60,000 real images through the stock TFDS builder.
 
 python -m dit_jax.prepare fashion_mnist
-python train.py --config=configs/fashion_mnist.py --workdir=runs/fashion_mnist
+python -m dit_jax.train --config=fashion_mnist --workdir=runs/fashion_mnist
 
 Trains and draws on two CPU cores, at about 100 img/s; the whole run has not been made yet, so there are no scores.
 """

@@ -1,7 +1,7 @@
 """ImageNet 256 x 256 in the latents of SD-VAE: the published sizes and recipes of DiT and SiT.
 
 python -m dit_jax.prepare imagenet256 --source=DIR --vae=FILE
-python train.py --config=configs/imagenet256.py:sit_xl2 --workdir=runs/xl2 --config.data.name=imagenet256 \
+python -m dit_jax.train --config=imagenet256:sit_xl2 --workdir=runs/xl2 --config.data.name=imagenet256 \
     --config.streams.image.codec=HASH
 
 Variants dit_s2, dit_s4, dit_s8, dit_b2 ... dit_xl8 and sit_s2 ... sit_xl8: width, depth and heads as published, at

@@ -1,11 +1,10 @@
 """An emoji moving, still, written and spoken: four streams, any of which may be given.
 
-pip install espeakng-loader==0.2.4
-python -m dit_jax.prepare emoji  # fetches 0.8 GB by npm
-python train.py --config=configs/joint_emoji.py --workdir=runs/joint_emoji
-python sample.py --workdir=runs/joint_emoji --num=8 --out=runs/joint_emoji/samples
-python sample.py --workdir=runs/joint_emoji --given='name=raised fist, dark' --guidance=2 --out=runs/joint_emoji/fist
-python sample.py --workdir=runs/joint_emoji --given=still=rocket.png --out=runs/joint_emoji/rocket
+pip install espeakng-loader==0.2.4 python -m dit_jax.prepare emoji  # fetches 0.8 GB by npm python -m dit_jax.train
+--config=joint_emoji --workdir=runs/joint_emoji python -m dit_jax.sample --workdir=runs/joint_emoji --num=8
+--out=runs/joint_emoji/samples python -m dit_jax.sample --workdir=runs/joint_emoji --given='name=raised fist, dark'
+--guidance=2 --out=runs/joint_emoji/fist python -m dit_jax.sample --workdir=runs/joint_emoji --given=still=rocket.png
+--out=runs/joint_emoji/rocket
 
 Sizes are for a GPU, or much patience. No full run has been made yet.
 """

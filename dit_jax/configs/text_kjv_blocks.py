@@ -1,8 +1,7 @@
 """The King James Bible in blocks of 16 bytes: each by masked diffusion, given all those before it (BD3-LM).
 
-python -m dit_jax.prepare kjv
-python train.py --config=configs/text_kjv_blocks.py --workdir=runs/text_kjv_blocks
-python sample.py --workdir=runs/text_kjv_blocks --given='text=In the beginning*' --out=runs/text_kjv_blocks/samples
+python -m dit_jax.prepare kjv python -m dit_jax.train --config=text_kjv_blocks --workdir=runs/text_kjv_blocks python -m
+dit_jax.sample --workdir=runs/text_kjv_blocks --given='text=In the beginning*' --out=runs/text_kjv_blocks/samples
 """
 
 from dit_jax.config import stream

@@ -1,8 +1,8 @@
 """Real digits that fly from wall to wall: 8 frames of 16 x 16, whose physics is known exactly.
 
 python -m dit_jax.prepare video_digits
-python train.py --config=configs/video_digits.py --workdir=runs/video_digits
-python sample.py --workdir=runs/video_digits --rollout=clip=32:4
+python -m dit_jax.train --config=video_digits --workdir=runs/video_digits
+python -m dit_jax.sample --workdir=runs/video_digits --rollout=clip=32:4
 
 A clip is drawn frame after frame, each given all before it. Two cores, 126 min; guidance 2: 99.6 % of
 clips show their label, and 99.0 % at least in each single frame, where 98.2 % of the real ones do; a move is wrong by

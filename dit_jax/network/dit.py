@@ -5,7 +5,8 @@
 Tokens that share a noise level form a group: a stream, or a frame of one. Modulation is computed once a group and
 gathered to tokens; with one group it is exactly DiT's, at DiT's cost. Layers are in layers.py, masks in layout.py.
 
-Axes: B batch, n tokens (queries), N tokens (keys), D width, h heads, d head width, G noise levels.
+Axes: B batch, n tokens (queries), N tokens (keys), D width, h heads, d head width, G groups, each at its own noise
+level.
 """
 
 from typing import Annotated, Any, Literal, cast

@@ -4,7 +4,8 @@ What a block is made of is a `Block`. PUBLISHED is DiT as published (Peebles & X
 positions, one modulation network a block. MODERN is what has replaced each of these since: RMS norm, SwiGLU, rotary
 positions, normalised queries and keys, one modulation network for all blocks with a learned offset in each, no biases.
 
-Axes: B batch, n tokens (queries), N tokens (keys), D width, h heads, d head width, G noise levels.
+Axes: B batch, n tokens (queries), N tokens (keys), D width, h heads, d head width, G groups, each at its own noise
+level.
 """
 
 import dataclasses

@@ -9,6 +9,4 @@ from dit_jax.streams.span import span
 from dit_jax.streams.text import text
 from dit_jax.streams.video import video
 
-STREAMS = {"audio": audio, "image": image, "label": label, "span": span, "text": text, "video": video}
-
-__all__ = ["STREAMS", "audio", "duration", "image", "label", "past", "span", "text", "video"]
+__all__ = ["audio", "duration", "image", "label", "past", "span", "text", "video"]

@@ -1,4 +1,4 @@
-"""How long a clip is: tokens after its end are seen by none, and predicted to be silent."""
+"""Padding: the duration of a clip, after which its tokens are masked in attention and predicted to be silent."""
 
 import flax.linen as nn
 import numpy as np

@@ -1,4 +1,4 @@
-"""A class label: one masked token that modulates the whole network.
+"""Class conditioning: a label is one masked token that modulates the whole network.
 
 Its mask is DiT's null class, and training with it masked one time in ten is DiT's label dropout.
 """

@@ -1,4 +1,4 @@
-"""The past of a stream: what makes it go on group by group, each given those before it.
+"""Block-causal context: the past of a stream, whose groups are generated one by one, each given those before it.
 
 p(x) = prod_b p(x_b | x_<b), each factor by diffusion: block diffusion (BD3-LM, Arriola et al. 2025, arXiv 2503.09573).
 One group is plain diffusion, and groups of one token are an autoregressive model.

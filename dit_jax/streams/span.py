@@ -1,4 +1,4 @@
-"""How far a step goes: a condition of networks that are trained with a MeanFlow objective."""
+"""The interval t - r of MeanFlow, a condition: how far a step of the sampler goes."""
 
 import flax.linen as nn
 from jax import Array
