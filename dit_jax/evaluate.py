@@ -44,10 +44,8 @@ def main(
     options: Annotated[dict[str, Any] | None, SampleOptions] = None,
 ) -> None:
     """Score a run; options are those of SampleOptions that differ from the run's."""
-    if said := {"given", "drawn"} & (options or {}).keys():
-        raise ValueError(
-            f"--{min(said)} says nothing here: what is drawn is scored given nothing, and given every part"
-        )
+    if decided := {"given", "drawn"} & (options or {}).keys():
+        raise ValueError(f"--{min(decided)} says nothing here: samples are scored given nothing, and given every part")
     run, params, mesh = restore_run(workdir)
     how = dataclasses.replace(run.sample, num=num, **(options or {}))
     scales = [checked(float(scale), Annotated[float, Range()], "--guidance") for scale in guidance]

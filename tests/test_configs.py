@@ -1,6 +1,5 @@
 """Every config, made small: it trains, goes on as if it had not been stopped, draws, and shows what it has drawn."""
 
-import importlib
 import json
 from pathlib import Path
 
@@ -9,7 +8,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from dit_jax.config import build
+from dit_jax.config import SHIPPED, build, load
 from dit_jax.restore import restore_run
 from dit_jax.sampling.draw import draw, gather
 from dit_jax.sampling.sheet import sheet
@@ -17,7 +16,7 @@ from dit_jax.training.loop import train
 
 pytestmark = pytest.mark.usefixtures("quick", "alone")
 
-CONFIGS = sorted(path.stem for path in (Path(__file__).parent.parent / "configs").glob("*.py"))
+CONFIGS = sorted(path.stem for path in SHIPPED.glob("[a-z]*.py"))
 LIKE_OTHERS = {"audio_digits_lengths", "audio_drums", "fashion_mnist", "joint_emoji", "text_kjv", "text_kjv_bpe"}
 LIKE_OTHERS |= {"text_kjv_gpu", "video_emoji"}
 SMALL = {
@@ -36,7 +35,7 @@ def alone(monkeypatch):
 
 
 def small(name: str, steps: int):
-    config = json.loads(importlib.import_module(f"configs.{name}").get_config().to_json())
+    config = json.loads(load(name).to_json())
     changes = SMALL | {"train": SMALL["train"] | {"steps": steps}}
     return build({section: {**entries, **changes.get(section, {})} for section, entries in config.items()})
 
