@@ -75,6 +75,11 @@ def bring_in(checkpoint: str, workdir: str, kind: str = "dit", heads: int | None
     """
     file = weights.find(checkpoint)
     run, params = published(file, kind, heads, dtype)
+    for path, leaf in jax.tree.leaves_with_path(params):
+        if not np.all(np.isfinite(leaf)):
+            raise ValueError(
+                f"{file}: {jax.tree_util.keystr(path, simple=True, separator='/')} is not finite everywhere"
+            )
     save_weights(workdir, params, run.config, str(file))
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
     return f"{count:,} parameters, {run.config['streams']['image']['process']}: python sample.py --workdir={workdir}"

@@ -4,9 +4,7 @@ import dataclasses
 import math
 import re
 from collections.abc import Mapping
-from typing import Annotated
-
-import optax
+from typing import Annotated, Literal
 
 from dit_jax.data.pipeline import AUGMENTATIONS
 from dit_jax.data.sources import DATA_DIR
@@ -21,6 +19,7 @@ from dit_jax.names import ConfigError
 from dit_jax.network.dit import DiT
 from dit_jax.parallel.modes import MODES
 from dit_jax.schema import EACH, Range, check_fields
+from dit_jax.training.optimizer import Optimizer
 
 Count = Annotated[int, Range(at_least=1)]
 Batch = Annotated[int, Range(at_least=1, at_most=2**20)]
@@ -37,6 +36,7 @@ class DataOptions:
     batch_size: Batch = 64
     augment: Annotated[str, AUGMENTATIONS] = "none"
     threads: Annotated[int, Range(at_least=0, at_most=1024)] = 1  # that prepare batches ahead
+    unreadable: Literal["stop", "skip"] = "stop"  # at a record that cannot be read, or take the next one
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -53,6 +53,10 @@ class TrainOptions:
     ema: Annotated[float, Range(at_least=0, below=1)] = 0.999  # decay of the averaged parameters
     accumulation: Count = 1  # micro-batches of an update
     log_every: Count = 50
+    patience: Count = 50  # skipped updates in a row, after which training ends
+    spike: Annotated[float, Range(at_least=0)] = 0.0  # standard deviations of a gradient norm that is skipped; 0: none
+    rollback: Annotated[int, Range(at_least=0)] = 0  # times that training goes back to a checkpoint when it diverges
+    watchdog: Annotated[float, Range(at_least=-1)] = -1.0  # seconds without a step; -1: of itself, 0: no limit
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -164,7 +168,7 @@ class Run:
     streams: Streams
     model: DiT
     data: DataOptions
-    optimizer: optax.GradientTransformation
+    optimizer: Optimizer
     train: TrainOptions
     checkpoint: CheckpointOptions
     parallel: ParallelOptions

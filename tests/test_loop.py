@@ -22,7 +22,7 @@ from dit_jax.parallel.mesh import make_mesh
 from dit_jax.sampling.draw import draw, gather
 from dit_jax.sampling.sheet import sheet
 from dit_jax.training import loop, metrics
-from dit_jax.training.loop import interruptible, train
+from dit_jax.training.loop import train
 
 pytestmark = pytest.mark.usefixtures("quick")
 
@@ -119,7 +119,7 @@ def test_pictures_are_drawn_by_one_program_while_training_pauses(alone, monkeypa
 
     monkeypatch.setattr(loop.Meter, "paused", recorded)
     monkeypatch.setattr(loop, "draw", drawn)
-    monkeypatch.setattr(grids, "rows", lambda *args, **options: traced.append(args) or spaced(*args, **options))
+    monkeypatch.setattr(grids, "level_rows", lambda *args, **options: traced.append(args) or spaced(*args, **options))
     train(small(sample={"every": 2}, train={"steps": 6}), tmp_path)
     assert paused == [True, False] * 3 and len(traced) == 1
     assert {path.name for path in tmp_path.glob("*.png")} == {f"samples_{step:07d}.png" for step in (2, 4, 6)}
@@ -140,7 +140,7 @@ def test_looking_takes_no_time_of_training(alone, monkeypatch, tmp_path):
     def later(seconds):
         now[0] += seconds
 
-    monkeypatch.setattr(loop.Meter, "add", lambda self, values: (later(1), add(self, values)))
+    monkeypatch.setattr(loop.Meter, "add", lambda self, values, step: (later(1), add(self, values, step)))
     monkeypatch.setattr(loop, "sheet", lambda streams, drawn: later(3600))
     train(small(), tmp_path)
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
@@ -161,40 +161,6 @@ def test_a_signal_ends_training_with_the_update_that_is_under_way_and_saves_it(a
     assert rows(tmp_path) == [1, 2] and saved(tmp_path) == {"2"}
     train(small(**changes), tmp_path)  # and the same command goes on
     assert rows(tmp_path) == [1, 2, 3, 4, 5, 6, 7, 8, 9]
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_the_first_signal_is_collected_and_the_second_leaves(number, monkeypatch):
-    left = []
-    monkeypatch.setattr(loop.os, "_exit", left.append)
-    with interruptible() as asked:
-        assert not asked
-        signal.raise_signal(number)
-        assert [*asked] == [number] and not left
-        signal.raise_signal(signal.SIGTERM)
-        assert left == [128 + signal.SIGTERM]
-
-
-@pytest.mark.parametrize("error", [None, KeyError])
-def test_signals_mean_afterwards_what_they_meant_before(error):
-    numbers, heard = (signal.SIGTERM, signal.SIGINT), []
-    before = {number: signal.signal(number, lambda number, frame: heard.append(number)) for number in numbers}
-    try:
-        ours = [signal.getsignal(number) for number in numbers]
-        try:
-            with interruptible():
-                assert not {*ours} & {signal.getsignal(number) for number in numbers}
-                if error:
-                    raise error
-        except KeyError:
-            pass
-        assert [signal.getsignal(number) for number in numbers] == ours
-        for number in numbers:
-            signal.raise_signal(number)
-        assert heard == [*numbers]
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @pytest.mark.parametrize("hosts", [1, 2, 3, 6])
@@ -222,11 +188,11 @@ def test_the_operations_of_an_update_are_three_passes_of_its_products(batch, dep
         model=dj.DiT(streams, width=d, depth=depth, heads=2, block=PUBLISHED),
         data=types.SimpleNamespace(batch_size=batch),
     )
-    assert loop._flops(run) == 3 * batch * 2 * once
+    assert loop.flops(run) == 3 * batch * 2 * once
 
 
 def test_the_peak_is_that_of_all_devices_where_one_is_known(monkeypatch):
     mesh = make_mesh(data=4, fsdp=2)
-    assert loop._peak(mesh) is None
+    assert loop.peak(mesh) is None
     monkeypatch.setitem(loop.PEAK, mesh.devices.flat[0].device_kind, 7e12)
-    assert loop._peak(mesh) == 56e12
+    assert loop.peak(mesh) == 56e12

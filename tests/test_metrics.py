@@ -20,8 +20,9 @@ BINS = 10
 LEVEL = {"image": (np.ones(BINS), np.ones(BINS))}
 
 
-def update(loss: float = 1.0, grad_norm: float = 1.0, by_level=LEVEL) -> dict:
-    return {"loss": np.float32(loss), "grad_norm": np.float32(grad_norm), "by_level": by_level}
+def update(loss: float = 1.0, grad_norm: float = 1.0, by_level=LEVEL, skipped: bool = False) -> dict:
+    values = {"loss": np.float32(loss), "grad_norm": np.float32(grad_norm)}
+    return values | {"by_level": by_level, "skipped": np.bool_(skipped)}
 
 
 class Clock:
@@ -150,13 +151,53 @@ def test_scalars_are_lines_and_events_and_a_later_run_appends(tmp_path, monkeypa
     rows = {2: {"loss": 0.5, "mfu": 0.25}, 4: {"loss": 0.125}, 6: {"loss": 2.0}}
     for start, steps in ((2e9, (2, 4)), (2e9 + 1, (6,))):
         monkeypatch.setattr(metrics.time, "time", lambda start=start: start)  # files are named by the second
-        with Writer(tmp_path) as writer:
+        with Writer(tmp_path, min(steps) - 1) as writer:
             for step in steps:
                 writer.scalars(step, rows[step])
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert lines == [{"step": step, **values} for step, values in rows.items()]
     seen = {(e.step, v.tag, v.simple_value) for e in events(tmp_path) for v in e.summary.value}
     assert seen == {(step, name, value) for step, values in rows.items() for name, value in values.items()}
+
+
+@pytest.mark.parametrize(
+    ("torn", "step"),
+    [
+        ('{"step": 6, "lo', 4),  # by a kill
+        ('{"step": 6, "loss": 1}\n{"step": 8, "loss": 1}\n', 4),  # beyond the checkpoint
+        ('{"step": 6, "loss": 1}', 6),  # whole, but for its end
+        ('{"loss": 1}\n[]\n', 4),  # no line of ours
+        ("", 4),
+    ],
+)
+def test_a_run_that_goes_on_leaves_no_torn_line_and_no_step_twice(torn, step, tmp_path):
+    whole = '{"step": 2, "loss": 2}\n{"step": 4, "loss": 1}\n'
+    (tmp_path / "metrics.jsonl").write_text(whole + torn)
+    with Writer(tmp_path, step) as writer:
+        assert (tmp_path / "metrics.jsonl").read_text() == whole
+        writer.scalars(6, {"loss": 0.5})
+    assert [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == [2, 4, 6]
+
+
+def test_a_number_that_is_not_finite_is_null(tmp_path):
+    with Writer(tmp_path) as writer:
+        writer.scalars(1, {"loss": float("nan"), "grad_norm": float("inf"), "skipped": 1.0})
+    line = (tmp_path / "metrics.jsonl").read_text()
+    assert json.loads(line, parse_constant=pytest.fail) == {"step": 1, "loss": None, "grad_norm": None, "skipped": 1.0}
+
+
+def test_skipped_updates_are_counted_named_and_left_out_of_the_means():
+    meter = Meter(4, 100, None)
+    for step, (loss, skipped) in enumerate([(1.0, False), (float("nan"), True), (3.0, False), (9.0, True)], start=5):
+        meter.add(update(loss, skipped=skipped), step)
+    values = meter.means()
+    assert (values["loss"], values["skipped"]) == (2.0, 2.0) and meter.skipped == [6, 8] and meter.in_a_row == 1
+    meter.add(update(float("nan"), skipped=True), 9)
+    meter.fetch()
+    assert meter.in_a_row == 2 and meter.skipped_in_all == 3
+    assert np.isnan(meter.means()["loss"])  # there is no other
+    meter.add(update(5.0), 10)
+    assert meter.means()["loss"] == 5.0 and meter.in_a_row == 0
 
 
 def test_a_picture_comes_back_as_it_was_and_nothing_is_no_picture(tmp_path):

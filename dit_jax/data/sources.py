@@ -76,6 +76,18 @@ def load(name: str, split: str, data_dir: str | os.PathLike, streams: Streams) -
     return Remembered(source) if size * np.dtype(np.float32).itemsize <= MEMORY_LIMIT else source
 
 
+def held_out(name: str, data_dir: str | os.PathLike, streams: Streams) -> Source | None:
+    """The test split, or the validation split, of the data set that `load` opens, if it has one."""
+    if name == "synthetic":
+        return None
+    if name.startswith(("/", ".", "~")):
+        folder = Path(name.replace("{split}", "test")).expanduser()
+        return load(name, "test", data_dir, streams) if "{split}" in name and folder.is_dir() else None
+    splits = find(name, data_dir).info.splits
+    found = next((split for split in ("test", "validation") if split in splits), None)
+    return None if found is None else load(name, found, data_dir, streams)
+
+
 def prepare(name: str, data_dir: str | os.PathLike) -> "DatasetBuilder":
     """Build a data set under data_dir, if it is not there yet. Raises ValueError for a name that is not in BUILDERS."""
     if name not in BUILDERS:

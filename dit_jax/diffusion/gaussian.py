@@ -20,7 +20,7 @@ conversion.
 
 import dataclasses
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -175,6 +175,10 @@ class Gaussian(Process):
 
     def level_row(self, grid: Callable, steps: int) -> np.ndarray:
         return grid(self.schedule, steps)
+
+    def check(self, x: Any, masks: bool = False) -> None:
+        if not np.all(np.isfinite(x)):
+            raise ValueError("holds a value that is not finite")
 
     def predicts(self, line: Line) -> bool:
         return self.prediction is line

@@ -50,12 +50,21 @@ def open_reader(workdir: str | Path) -> ocp.CheckpointManager:
     return ocp.CheckpointManager(directory, item_names=ITEMS, options=options)
 
 
-def save(manager: ocp.CheckpointManager, step: int, state: State, config: dict, keys_apart: bool = True):
+def save(
+    manager: ocp.CheckpointManager,
+    step: int,
+    state: State,
+    config: dict,
+    keys_apart: bool = True,
+    position: int | None = None,
+):
     """Write `state` after `step` updates; returns once the arrays are copied, and writes while training goes on.
 
-    keys_apart: see `keys_apart`, which a run keeps for as long as it goes on.
+    keys_apart: see `keys_apart`, which a run keeps for as long as it goes on. position: of the next batch in the data,
+    if it is not `step`.
     """
     meta = _meta(step, config) | {"keys_apart": keys_apart}
+    meta["data_position"] = step if position is None else position
     manager.save(
         step,
         args=ocp.args.Composite(

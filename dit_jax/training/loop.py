@@ -1,14 +1,14 @@
 """The training loop: resume, update, report, save, and stop when asked."""
 
 import contextlib
-import os
-import signal
-from collections.abc import Iterator
+import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 
 from dit_jax.data import pipeline, sources
 from dit_jax.diffusion.joint_levels import JOINT_LEVELS
@@ -25,59 +25,212 @@ from dit_jax.sampling.plan import make_plan
 from dit_jax.sampling.sheet import sheet
 from dit_jax.training import checkpoint
 from dit_jax.training.flops import PEAK, matmul_flops
-from dit_jax.training.metrics import Meter, Writer
-from dit_jax.training.step import Step, make_init, make_step
+from dit_jax.training.held_out import HeldOut, held_out_loss
+from dit_jax.training.metrics import Meter, Writer, write_json
+from dit_jax.training.optimizer import updates_made
+from dit_jax.training.step import State, Step, make_init, make_step
+from dit_jax.training.stopping import Watcher, silence, watched
 
 
-def train(run: Run, workdir: Path):
+class Diverged(ValueError):
+    """Training whose losses or gradients are not finite any more."""
+
+
+def train(run: Run, workdir: Path) -> None:
     """Train a run in its directory, from its newest checkpoint if there is one, to run.train.steps updates.
 
-    SIGTERM and Ctrl-C save and return; a second one leaves at once. Mistakes are ValueErrors or FileNotFoundErrors,
-    raised before anything compiles.
+    Signals and a closed terminal save and return; a second signal leaves at once. Mistakes are ValueErrors or OSErrors,
+    raised before anything compiles. Raises Diverged, and what cannot be read of the data, with what is trained saved.
     """
     if run.sample.every:
         make_plan(run.streams, run.sample)  # so that what is given can be read, and drawn from
     mesh, mode = placement(run)
     source = sources.load(run.data.name, "train", run.data.dir, in_data(run.streams))
-    examples = pipeline.examples(source, run.train.seed, run.data.augment)
-    rows = _rows(run)
-
-    init = make_init(run.model, run.optimizer)
-    meter = Meter(run.data.batch_size, _flops(run), _peak(mesh))
+    examples = pipeline.examples(source, run.train.seed, run.data.augment, run.streams, run.data.unreadable)
     workdir.mkdir(parents=True, exist_ok=True)
-    with checkpoint.open_manager(workdir, run.checkpoint.keep) as manager, interruptible() as asked:
-        apart = checkpoint.keys_apart(manager)
-        init_key, root = training_keys(run.train.seed, apart)
-        step = mode.compile(_step(run, root, mode))
-        if manager.latest_step() is None:
-            done, state = 0, mode.create(init, init_key)
-        else:
-            done, state = checkpoint.restore(manager, mode.abstract(init), run.config)
-            print(f"resuming from step {done} of {workdir}")
-        state = mode.adopt(state)
-        batches = pipeline.batches(examples, done, run.data.batch_size, rows, run.data.threads)
-        placed_rows = mode.put({"rows": np.arange(run.data.batch_size)[rows]})["rows"]
+    with checkpoint.open_manager(workdir, run.checkpoint.keep) as manager:
+        training = begin(run, mode, manager, workdir)
+        write_json(workdir / "config.json", run.config)
+        print(described(run, len(source), mesh))
+        watcher = Watcher(training.end, run.train.watchdog, training.unchanged)
+        with watched(watcher), Writer(workdir, training.step) as writer:
+            try:
+                _train(training, watcher, writer, mesh, examples)
+            except BrokenPipeError:  # who read what this says is gone: stop, as after a signal
+                silence()
+            except Diverged:
+                raise
+            except Exception:
+                with contextlib.suppress(Exception):  # an update that failed has taken the state with it
+                    training.end()
+                raise
+            sentence = training.end()
+    print(sentence)
 
-        with Writer(workdir) as writer, progress(run.train.steps, done, "training") as show:
-            while done < run.train.steps and not asked:
-                state, metrics = step(state, mode.put(next(batches)), placed_rows)
-                meter.add(metrics)
-                done += 1
-                show(done)
-                if done % run.train.log_every == 0 or done == run.train.steps:
-                    values = meter.means()
-                    writer.scalars(done, values)
-                    shown = {"loss": "loss", "examples_per_second": "examples/s"}
-                    show(done, **{shown[name]: value for name, value in values.items() if name in shown})
-                if run.sample.every and done % run.sample.every == 0:
-                    with meter.paused():
-                        drawn = gather(draw(run, mode.plain(state).ema, mesh, run.sample))
-                        writer.picture(done, "samples", sheet(run.streams, drawn))
-                if done % run.checkpoint.every == 0 and done < run.train.steps:
-                    checkpoint.save(manager, done, mode.plain(state), run.config, apart)
-        if manager.latest_step() != done:
-            checkpoint.save(manager, done, mode.plain(state), run.config, apart)
-    print(f"{'stopped' if asked else 'finished'} at step {done}; checkpoint in {workdir / 'checkpoints' / str(done)}")
+
+@dataclasses.dataclass
+class Training:
+    """A run under way. step: updates done, skipped ones too; position: of the next batch in the data, which is another
+    number after a rollback; saved: the step of the newest checkpoint, -1 for none."""
+
+    run: Run
+    mode: Mode
+    manager: ocp.CheckpointManager
+    workdir: Path
+    keys_apart: bool
+    update: Step
+    step: int
+    position: int
+    state: State
+    saved: int
+
+    def save(self) -> None:
+        """Write a checkpoint in the background."""
+        plain = self.mode.plain(self.state)
+        checkpoint.save(self.manager, self.step, plain, self.run.config, self.keys_apart, self.position)
+        self.saved = self.step
+
+    def unchanged(self) -> str:
+        """How a run ends that has made no step since its newest checkpoint; nothing for one that has."""
+        if self.step != max(self.saved, 0):
+            return ""
+        return f"stopped at step {self.step}, before the first update since the newest checkpoint: nothing is lost"
+
+    def end(self) -> str:
+        """Save what is not saved yet, wait for it, and say so."""
+        if self.saved != self.step:
+            self.save()
+        self.manager.wait_until_finished()
+        how = "finished" if self.step >= self.run.train.steps else "stopped"
+        return f"{how} at step {self.step}; checkpoint in {self.workdir / 'checkpoints' / str(self.step)}"
+
+
+def begin(run: Run, mode: Mode, manager: ocp.CheckpointManager, workdir: Path) -> Training:
+    """A run at its newest checkpoint, or at its beginning."""
+    apart = checkpoint.keys_apart(manager)
+    init = make_init(run.model, run.optimizer, run.train.spike)
+    init_key, root = training_keys(run.train.seed, apart)
+    if manager.latest_step() is None:
+        step = position = 0
+        state, saved = mode.create(init, init_key), -1
+    else:
+        position, state = checkpoint.restore(manager, mode.abstract(init), run.config)
+        step = saved = int(state.step)
+        print(f"resuming from step {step} of {workdir}")
+    update = mode.compile(_step(run, root, mode))
+    return Training(run, mode, manager, workdir, apart, update, step, position, mode.adopt(state), saved)
+
+
+def _train(
+    training: Training, watcher: Watcher, writer: Writer, mesh: jax.sharding.Mesh, examples: pipeline.Examples
+) -> None:
+    """All updates that are left; after a divergence, from the newest checkpoint, past the batches that broke it."""
+    run = training.run
+    held_out = held_out_loss(run, mesh)
+    with progress(run.train.steps, training.step, "training") as show:
+        for rollbacks_left in range(run.train.rollback, -1, -1):
+            reporter = Reporter(training, writer, show, mesh, held_out)
+            try:
+                return _updates(training, watcher, reporter, examples)
+            except Diverged as error:
+                training.manager.wait_until_finished()
+                if not rollbacks_left or training.manager.latest_step() is None:
+                    raise
+                roll_back(training)
+                writer.rewind(training.step)
+                print(f"{error}: goes on from step {training.step}, past the batches before {training.position}")
+
+
+def _updates(training: Training, watcher: Watcher, reporter: "Reporter", examples: pipeline.Examples) -> None:
+    run, mode, rows = training.run, training.mode, _rows(training.run)
+    batches = pipeline.batches(examples, training.position, run.data.batch_size, rows, run.data.threads)
+    placed_rows = mode.put({"rows": np.arange(run.data.batch_size)[rows]})["rows"]
+    while training.step < run.train.steps and not watcher.asked:
+        batch = mode.put(next(batches))
+        with watcher.updating:
+            training.state, metrics = training.update(training.state, batch, placed_rows)
+            training.step, training.position = training.step + 1, training.position + 1
+        watcher.step()
+        reporter.after_step(metrics, watcher)
+
+
+def roll_back(training: Training) -> None:
+    """To the newest checkpoint, and on from where the data are now."""
+    init = make_init(training.run.model, training.run.optimizer, training.run.train.spike)
+    _, state = checkpoint.restore(training.manager, training.mode.abstract(init), training.run.config)
+    training.step = training.saved = int(state.step)
+    training.state = training.mode.adopt(state)
+
+
+class Reporter:
+    """What is done beside the updates, each at its own steps: numbers, pictures and checkpoints."""
+
+    def __init__(
+        self,
+        training: Training,
+        writer: Writer,
+        show: Callable[..., None],
+        mesh: jax.sharding.Mesh,
+        held_out: HeldOut | None,
+    ):
+        run = training.run
+        self.training, self.writer, self.show, self.mesh, self.held_out = training, writer, show, mesh, held_out
+        self.meter = Meter(run.data.batch_size, flops(run), peak(mesh))
+        self.made = updates_made(training.mode.plain(training.state).opt) - training.step  # less those skipped so far
+        self.skipped_at_save = 0
+
+    def after_step(self, metrics: dict, watcher: Watcher) -> None:
+        """Report, draw and save, if it is time to."""
+        training, run = self.training, self.training.run
+        step, is_last = training.step, training.step == run.train.steps
+        self.meter.add(metrics, step)
+        self.show(step)
+        if step % run.train.log_every == 0 or is_last:
+            self.numbers()
+        if run.sample.every and step % run.sample.every == 0:
+            with self.meter.paused():
+                drawn = gather(draw(run, training.mode.plain(training.state).ema, self.mesh, run.sample))
+                self.writer.picture(step, "samples", sheet(run.streams, drawn))
+        if step % run.checkpoint.every == 0 and not is_last:
+            self.meter.fetch()
+            self.check(at_save=True)
+            with watcher.updating:
+                training.save()
+
+    def numbers(self) -> None:
+        """One line of metrics.jsonl, and the most important of it on the terminal."""
+        training, run = self.training, self.training.run
+        values = self.meter.means()
+        made = self.made + training.step - self.meter.skipped_in_all
+        values["learning_rate"] = float(run.optimizer.learning_rate(max(made - 1, 0)))
+        values["examples"] = float(training.position * run.data.batch_size)
+        if self.held_out is not None:
+            with self.meter.paused():
+                values |= self.held_out(training.mode.plain(training.state).ema)
+        self.writer.scalars(training.step, values)
+        shown = {"loss": "loss", "examples_per_second": "examples/s"}
+        self.show(training.step, **{shown[name]: value for name, value in values.items() if name in shown})
+        self.check()
+
+    def check(self, at_save: bool = False) -> None:
+        """Say which steps were skipped, and raise Diverged where none is made any more."""
+        training, run, meter = self.training, self.training.run, self.meter
+        if meter.skipped:
+            first, last = meter.skipped[0], meter.skipped[-1]
+            steps = f"step {first}" if first == last else f"{len(meter.skipped)} of the steps {first} ... {last}"
+            print(f"skipped {steps}, whose loss or gradient is not finite{' or far too large' * bool(run.train.spike)}")
+            meter.skipped = []
+        since_save = training.step - max(training.saved, 0)
+        if meter.in_a_row >= run.train.patience or (at_save and meter.in_a_row >= since_save):
+            raise Diverged(
+                f"the last {meter.in_a_row} steps up to {training.step} were skipped, because their loss or gradient "
+                f"is not finite; the newest good checkpoint in {training.workdir} is {_named(training.saved)}; set a "
+                "lower --config.optimizer.learning_rate, or --config.train.rollback=1 to go on past these batches"
+            )
+
+
+def _named(step: int) -> str:
+    return "none" if step < 0 else f"step {step}"
 
 
 def _step(run: Run, root: jax.Array, mode: Mode) -> Step:
@@ -93,6 +246,7 @@ def _step(run: Run, root: jax.Array, mode: Mode) -> Step:
         joint_levels=JOINT_LEVELS[run.train.levels],
         uncertainty=lambda params, t: run.model.apply(params, t, method="uncertainty"),
         accumulation=run.train.accumulation,
+        spike=run.train.spike,
         axis=mode.axis,
     )
 
@@ -128,22 +282,17 @@ def placement(run: Run) -> tuple[jax.sharding.Mesh, Mode]:
     return mesh, mode
 
 
-@contextlib.contextmanager
-def interruptible() -> Iterator[list[int]]:
-    """Collect SIGTERM and SIGINT in the list that is yielded; the second one ends the process."""
-    asked: list[int] = []
-
-    def handle(number, frame):
-        if asked:
-            os._exit(128 + number)
-        asked.append(number)
-
-    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield asked
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+def described(run: Run, examples: int, mesh: jax.sharding.Mesh) -> str:
+    """The first line of a run: its data, network and devices."""
+    shapes = jax.eval_shape(run.model.init, jax.random.key(0))
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(shapes))
+    label = run.streams.get("label")
+    classes = "" if label is None else f", {label.process.vocabulary:,} classes"
+    data = "synthetic noise, no data: for measuring speed" if run.data.name == "synthetic" else run.data.name
+    return (
+        f"{data}: {examples:,} examples{classes}; {parameters:,} parameters; {mesh.size} x "
+        f"{mesh.devices.flat[0].device_kind}; {flops(run):.3g} operations an update"
+    )
 
 
 def _rows(run: Run) -> slice:
@@ -152,8 +301,8 @@ def _rows(run: Run) -> slice:
     return slice(jax.process_index() * share, (jax.process_index() + 1) * share)
 
 
-def _flops(run: Run) -> int:
-    """Of the matrix products of an update; three forward passes' worth, by the convention of MFU."""
+def flops(run: Run) -> int:
+    """Operations in the matrix products of an update; three forward passes' worth, by the convention of MFU."""
     n = run.data.batch_size
     shapes = {
         name: jax.ShapeDtypeStruct((n, *stream.shape), stream.process.dtype) for name, stream in run.streams.items()
@@ -162,7 +311,7 @@ def _flops(run: Run) -> int:
     return 3 * matmul_flops(run.model.apply, jax.eval_shape(run.model.init, jax.random.key(0)), shapes, levels)
 
 
-def _peak(mesh: jax.sharding.Mesh) -> float | None:
+def peak(mesh: jax.sharding.Mesh) -> float | None:
     """Operations a second that the whole mesh could do, where the data sheet is known."""
-    peak = PEAK.get(mesh.devices.flat[0].device_kind)
-    return peak and peak * mesh.size
+    one = PEAK.get(mesh.devices.flat[0].device_kind)
+    return one and one * mesh.size

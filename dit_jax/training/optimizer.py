@@ -1,7 +1,7 @@
 """Optimizers: gradient clipping, a rule, a learning rate that warms up and decays; all from optax."""
 
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import optax
@@ -46,6 +46,19 @@ DECAYS: dict[str, Callable[[float, int], optax.Schedule]] = {
 }
 
 
+class Optimizer(NamedTuple):
+    """An optax.GradientTransformation, and its learning rate after so many updates."""
+
+    init: Callable[[Any], Any]
+    update: Callable[..., tuple[Any, Any]]
+    learning_rate: optax.Schedule
+
+
+def updates_made(state: Any) -> int:
+    """How many updates an optimizer's state has seen: all that were not skipped."""
+    return int(optax.tree_utils.tree_get_all_with_path(state, "count")[0][1])
+
+
 @checks
 def make_optimizer(
     steps: int,
@@ -58,7 +71,7 @@ def make_optimizer(
     weight_decay: Annotated[float, Range(at_least=0)] = 0.0,
     b1: Annotated[float, Range(at_least=0, below=1)] = 0.9,
     b2: Annotated[float, Range(at_least=0, below=1)] = 0.95,
-) -> optax.GradientTransformation:
+) -> Optimizer:
     """The update rule of a run of `steps` updates.
 
     The learning rate rises over `warmup` updates, stays, and decays over the last `decay_steps` (0: all after warm-up).
@@ -78,7 +91,8 @@ def make_optimizer(
         ],
         [warmup, max(warmup, steps - decay_steps)],
     )
-    return optax.chain(optax.clip_by_global_norm(clip), OPTIMIZERS[name](rate, b1, b2, weight_decay))
+    rule = optax.chain(optax.clip_by_global_norm(clip), OPTIMIZERS[name](rate, b1, b2, weight_decay))
+    return Optimizer(rule.init, rule.update, rate)
 
 
 def decays(params):

@@ -14,10 +14,12 @@ from dit_jax.diffusion.objective import Objective, losses_at, total
 from dit_jax.diffusion.stream import Streams
 
 BINS = 10  # of noise level, for the loss by level
+WARM_UP, DECAY = 20, 0.98  # of the spread of gradient norms
 
 
 class State(NamedTuple):
-    """What training changes. step [] counts the updates done; ema averages params."""
+    """What training changes. step [] counts the updates done, skipped ones too; ema averages params. opt: the
+    optimizer's state, and with it the spread of gradient norms where spikes are skipped."""
 
     step: Array
     params: Any
@@ -25,13 +27,38 @@ class State(NamedTuple):
     opt: Any
 
 
+class Spread(NamedTuple):
+    """The running mean and mean square of the logarithm of gradient norms, over the updates that were made."""
+
+    updates: Array
+    mean: Array
+    square: Array
+
+    def is_spike(self, norm: Array, deviations: float) -> Array:
+        """Whether a norm is so many standard deviations above the mean, once WARM_UP of them are known."""
+        std = jnp.sqrt(jnp.maximum(self.square - self.mean**2, 0.0))
+        return (self.updates >= WARM_UP) & (jnp.log(norm) > self.mean + deviations * jnp.maximum(std, 0.05))
+
+    def with_norm(self, norm: Array) -> "Spread":
+        """The spread with one norm more, whose weight decays by DECAY an update."""
+        share = jnp.maximum(1 / (self.updates + 1), 1 - DECAY)
+        value = jnp.log(jnp.maximum(norm, 1e-30))
+        mean = self.mean + share * (value - self.mean)
+        return Spread(self.updates + 1, mean, self.square + share * (value**2 - self.square))
+
+
 Step = Callable[[State, dict[str, Array], Array], tuple[State, dict]]
 
 
-def make_init(model, optimizer: optax.GradientTransformation) -> Callable[[Array], State]:
+def make_init(model, optimizer: optax.GradientTransformation, spike: float = 0.0) -> Callable[[Array], State]:
+    """init(key) -> the state before the first update. spike: as in `make_step`."""
+
     def init(key: Array) -> State:
         params = model.init(key)
-        return State(jnp.zeros((), jnp.int32), params, jax.tree.map(jnp.copy, params), optimizer.init(params))
+        opt = optimizer.init(params)
+        if spike:
+            opt = (opt, Spread(jnp.zeros((), jnp.int32), jnp.zeros(()), jnp.zeros(())))
+        return State(jnp.zeros((), jnp.int32), params, jax.tree.map(jnp.copy, params), opt)
 
     return init
 
@@ -48,6 +75,7 @@ def make_step(
     joint_levels: JointLevels = independent,
     uncertainty: Callable = lambda params, t: {},
     accumulation: int = 1,
+    spike: float = 0.0,
     axis: str | None = None,
 ) -> Step:
     """step(state, batch, rows) -> (state, metrics).
@@ -57,6 +85,9 @@ def make_step(
     randomness of an update follows from the key `root` and the step. uncertainty: (params, t) -> that of each stream's
     loss, {name: [b]}; the loss in the metrics goes without. `axis` is the mapped axis under pmap: means over it are
     explicit there, and implied by the shardings under jit.
+
+    An update whose loss or gradient is not finite is skipped: nothing changes but the count of steps, and the metrics
+    say so. With `spike`, so is one whose gradient norm is so many standard deviations beyond those before it.
     """
     across = (lambda x: jax.lax.pmean(x, axis)) if axis else (lambda x: x)
 
@@ -75,18 +106,37 @@ def make_step(
             grads, losses = _accumulate(gradient, state.params, examples, accumulation)
         loss, grads = across((jnp.mean(total(losses)), grads))
 
-        updates, opt = optimizer.update(grads, state.opt, state.params)
-        params = optax.apply_updates(state.params, updates)
-        keep = jnp.minimum(ema, (1 + state.step) / (10 + state.step))  # short memory at first, the start is no guide
-        average = jax.tree.map(lambda old, new: old + (1 - keep) * (new - old), state.ema, params)
+        new, norm, is_good = _updated(state, loss, grads, optimizer, ema, spike)
+        by_level = across({name: _by_level(loss, t[name]) for name, loss in losses.items()})
         metrics = {
             "loss": loss,
-            "grad_norm": optax.tree.norm(grads),
-            "by_level": across({name: _by_level(loss, t[name]) for name, loss in losses.items()}),
+            "grad_norm": norm,
+            "skipped": ~is_good,
+            "by_level": jax.tree.map(lambda x: jnp.where(is_good, x, 0.0), by_level),
         }
-        return State(state.step + 1, params, average, opt), metrics
+        return new, metrics
 
     return step
+
+
+def _updated(
+    state: State, loss: Array, grads: Any, optimizer: optax.GradientTransformation, ema: float, spike: float
+) -> tuple[State, Array, Array]:
+    """(the state after an update, its gradient norm, whether it is made); one that is not made leaves all as it was."""
+    opt, spread = state.opt if spike else (state.opt, None)
+    norm = optax.tree.norm(grads)
+    is_good = jnp.isfinite(loss) & jnp.isfinite(norm)
+    if spread is not None:
+        is_good &= ~spread.is_spike(norm, spike)
+
+    updates, opt = optimizer.update(grads, opt, state.params)
+    params = optax.apply_updates(state.params, updates)
+    keep = jnp.minimum(ema, (1 + state.step) / (10 + state.step))  # short memory at first, the start is no guide
+    average = jax.tree.map(lambda old, new: old + (1 - keep) * (new - old), state.ema, params)
+
+    new = params, average, opt if spread is None else (opt, spread.with_norm(norm))
+    kept = jax.tree.map(lambda new, old: jnp.where(is_good, new, old), new, tuple(state[1:]))
+    return State(state.step + 1, *kept), norm, is_good
 
 
 def _accumulate(gradient, params, examples, count: int):
