@@ -56,6 +56,8 @@ class TrainOptions:
     patience: Count = 50  # skipped updates in a row, after which training ends
     spike: Annotated[float, Range(at_least=0)] = 0.0  # standard deviations of a gradient norm that is skipped; 0: none
     rollback: Annotated[int, Range(at_least=0)] = 0  # times that training goes back to a checkpoint when it diverges
+    init: str = ""  # a workdir or a file of published weights, whose weights step 0 has
+    freeze: str = ""  # a regular expression: parameters whose path has it are not trained
     watchdog: Annotated[float, Range(at_least=-1)] = -1.0  # seconds without a step; -1: of itself, 0: no limit
 
     def __post_init__(self) -> None:

@@ -12,6 +12,11 @@ import numpy as np
 
 from dit_jax.command import run_command
 from dit_jax.config import build, define_flag, with_paths
+from dit_jax.convert import published
+from dit_jax.diffusion.gaussian import velocity
+from dit_jax.pretrained import weights
+from dit_jax.restore import restore_run
+from dit_jax.run import Run
 from dit_jax.training.loop import placement, train
 
 
@@ -28,7 +33,19 @@ def main(
         print(f"parameters: {sum(np.prod(leaf.shape, dtype=int) for leaf in jax.tree.leaves(shapes)):,}")
         print(f"mesh: {dict(placement(run)[0].shape)} on {jax.devices()[0].device_kind}")
         return
-    train(run, Path(workdir))
+    train(run, Path(workdir), initial_weights(run))
+
+
+def initial_weights(run: Run) -> Any:
+    """The parameters that train.init names: the averaged ones of a run, or published ones in a file; None for none."""
+    source = run.train.init
+    if not source:
+        return None
+    if (Path(source).expanduser() / "checkpoints").is_dir():
+        return restore_run(source)[1]
+    process: Any = run.streams["image"].process if "image" in run.streams else None
+    kind = "sit" if process is not None and process.predicts(velocity) else "dit"
+    return published(weights.find(source), kind, run.model.heads, "float32")[1]
 
 
 def command() -> None:

@@ -525,7 +525,7 @@ def test_the_default_is_the_papers_protocol(runs, kind):
 
 def test_a_converted_run_is_not_trained(runs):
     run, *_ = restore_run(str(runs["dit", "float32"]))
-    with pytest.raises(OSError, match=r"holds the weights of .*dit.pt, which can be sampled from and not trained"):
+    with pytest.raises(OSError, match=r"holds the weights of .*dit.pt, which can be sampled from; to train"):
         train(run, runs["dit", "float32"])
 
 

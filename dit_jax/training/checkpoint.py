@@ -97,8 +97,8 @@ def restore(manager: ocp.CheckpointManager, abstract: State, config: dict) -> tu
     meta = read_meta(manager)
     if "source" in meta:
         raise CheckpointError(
-            f"{manager.directory} holds the weights of {meta['source']}, which can be sampled from and not trained "
-            "further; choose another --workdir"
+            f"{manager.directory} holds the weights of {meta['source']}, which can be sampled from; to train "
+            f"them further, choose another --workdir and give --config.train.init={manager.directory.parent}"
         )
     for section in ("streams", "model"):
         if not _agree(meta["config"][section], config[section]):

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +27,7 @@ from dit_jax.sampling.sheet import sheet
 from dit_jax.training import checkpoint
 from dit_jax.training.flops import PEAK, matmul_flops
 from dit_jax.training.held_out import HeldOut, held_out_loss
+from dit_jax.training.initial import fitted, trainable
 from dit_jax.training.metrics import Meter, Writer, write_json
 from dit_jax.training.optimizer import updates_made
 from dit_jax.training.step import State, Step, make_init, make_step
@@ -36,8 +38,10 @@ class Diverged(ValueError):
     """Training whose losses or gradients are not finite any more."""
 
 
-def train(run: Run, workdir: Path) -> None:
+def train(run: Run, workdir: Path, initial: Any = None) -> None:
     """Train a run in its directory, from its newest checkpoint if there is one, to run.train.steps updates.
+
+    initial: parameters that a run without a checkpoint begins with (see initial.py), in place of random ones.
 
     Signals and a closed terminal save and return; a second signal leaves at once. Mistakes are ValueErrors or OSErrors,
     raised before anything compiles. Raises Diverged, and what cannot be read of the data, with what is trained saved.
@@ -49,7 +53,7 @@ def train(run: Run, workdir: Path) -> None:
     examples = pipeline.examples(source, run.train.seed, run.data.augment, run.streams, run.data.unreadable)
     workdir.mkdir(parents=True, exist_ok=True)
     with checkpoint.open_manager(workdir, run.checkpoint.keep) as manager:
-        training = begin(run, mode, manager, workdir)
+        training = begin(run, mode, manager, workdir, initial)
         write_json(workdir / "config.json", run.config)
         print(described(run, len(source), mesh))
         watcher = Watcher(training.end, run.train.watchdog, training.unchanged)
@@ -105,7 +109,7 @@ class Training:
         return f"{how} at step {self.step}; checkpoint in {self.workdir / 'checkpoints' / str(self.step)}"
 
 
-def begin(run: Run, mode: Mode, manager: ocp.CheckpointManager, workdir: Path) -> Training:
+def begin(run: Run, mode: Mode, manager: ocp.CheckpointManager, workdir: Path, initial: Any = None) -> Training:
     """A run at its newest checkpoint, or at its beginning."""
     apart = checkpoint.keys_apart(manager)
     init = make_init(run.model, run.optimizer, run.train.spike)
@@ -113,6 +117,10 @@ def begin(run: Run, mode: Mode, manager: ocp.CheckpointManager, workdir: Path) -
     if manager.latest_step() is None:
         step = position = 0
         state, saved = mode.create(init, init_key), -1
+        if initial is not None:
+            params, anew = fitted(state.params, initial)
+            state = state._replace(params=params, ema=jax.tree.map(jnp.copy, params))
+            print(f"starts from {run.train.init}" + (f"; anew are {', '.join(anew)}" if anew else ""))
     else:
         position, state = checkpoint.restore(manager, mode.abstract(init), run.config)
         step = saved = int(state.step)
@@ -247,6 +255,7 @@ def _step(run: Run, root: jax.Array, mode: Mode) -> Step:
         uncertainty=lambda params, t: run.model.apply(params, t, method="uncertainty"),
         accumulation=run.train.accumulation,
         spike=run.train.spike,
+        trainable=trainable(run.train.freeze, jax.eval_shape(run.model.init, jax.random.key(0))),
         axis=mode.axis,
     )
 

@@ -76,6 +76,7 @@ def make_step(
     uncertainty: Callable = lambda params, t: {},
     accumulation: int = 1,
     spike: float = 0.0,
+    trainable: Callable[[Any], Any] = lambda updates: updates,
     axis: str | None = None,
 ) -> Step:
     """step(state, batch, rows) -> (state, metrics).
@@ -83,7 +84,8 @@ def make_step(
     batch {name: [b, *shape]} holds the rows `rows` [b] of a global batch of `batch_size`. Levels are spread over the
     global batch and noise belongs to its rows, so it does not matter how the rows are dealt out to devices. All
     randomness of an update follows from the key `root` and the step. uncertainty: (params, t) -> that of each stream's
-    loss, {name: [b]}; the loss in the metrics goes without. `axis` is the mapped axis under pmap: means over it are
+    loss, {name: [b]}; the loss in the metrics goes without. trainable: updates -> updates, 0 for frozen parameters.
+    `axis` is the mapped axis under pmap: means over it are
     explicit there, and implied by the shardings under jit.
 
     An update whose loss or gradient is not finite is skipped: nothing changes but the count of steps, and the metrics
@@ -106,7 +108,7 @@ def make_step(
             grads, losses = _accumulate(gradient, state.params, examples, accumulation)
         loss, grads = across((jnp.mean(total(losses)), grads))
 
-        new, norm, is_good = _updated(state, loss, grads, optimizer, ema, spike)
+        new, norm, is_good = _updated(state, loss, grads, optimizer, trainable, ema, spike)
         by_level = across({name: _by_level(loss, t[name]) for name, loss in losses.items()})
         metrics = {
             "loss": loss,
@@ -120,7 +122,13 @@ def make_step(
 
 
 def _updated(
-    state: State, loss: Array, grads: Any, optimizer: optax.GradientTransformation, ema: float, spike: float
+    state: State,
+    loss: Array,
+    grads: Any,
+    optimizer: optax.GradientTransformation,
+    trainable: Callable[[Any], Any],
+    ema: float,
+    spike: float,
 ) -> tuple[State, Array, Array]:
     """(the state after an update, its gradient norm, whether it is made); one that is not made leaves all as it was."""
     opt, spread = state.opt if spike else (state.opt, None)
@@ -130,7 +138,7 @@ def _updated(
         is_good &= ~spread.is_spike(norm, spike)
 
     updates, opt = optimizer.update(grads, opt, state.params)
-    params = optax.apply_updates(state.params, updates)
+    params = optax.apply_updates(state.params, trainable(updates))
     keep = jnp.minimum(ema, (1 + state.step) / (10 + state.step))  # short memory at first, the start is no guide
     average = jax.tree.map(lambda old, new: old + (1 - keep) * (new - old), state.ema, params)
 
