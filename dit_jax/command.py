@@ -94,13 +94,13 @@ def _define_flag(name: str, annotation: Any, default: Any, holder: flags.FlagVal
 
 
 def _left(holder: flags.FlagValues, words: Sequence[str]) -> list[str]:
-    """Parse flags, and return the words that are none; ml_collections raises an AttributeError for a config key that
-    does not exist."""
+    """Parse flags, and return the words that are none; ml_collections raises an AttributeError, or a KeyError, for
+    a config key that does not exist."""
     try:
         return holder(["", *words])[1:]
     except flags.Error as error:
         raise ValueError(str(error).strip().splitlines()[-1].strip().removeprefix("ValueError: ")) from None
-    except AttributeError as error:
+    except (AttributeError, KeyError) as error:
         raised_at = traceback.extract_tb(error.__traceback__)[-1]
         if "ml_collections" not in Path(raised_at.filename).parts:  # by a config file's own code
             raise ValueError(f"{raised_at.filename}, line {raised_at.lineno}: {error}") from None
@@ -130,7 +130,7 @@ def _arguments(schema: Mapping[str, inspect.Parameter], holder: flags.FlagValues
 
 def _value(holder: flags.FlagValues, name: str, annotation: Any) -> Any:
     value, kinds = holder[name].value, typing.get_args(plain(annotation))
-    if not isinstance(value, list) or not kinds:
+    if not isinstance(value, list) or not kinds or kinds[-1] is Ellipsis:
         return tuple(value) if isinstance(value, list) else value
     try:
         return tuple(kind(word) for kind, word in zip(kinds, value, strict=True))

@@ -11,7 +11,7 @@ class ConfigError(ValueError):
 
 def choose(table: Mapping[str, Any], name: Any, key: str) -> Any:
     """table[name]. Raises ConfigError, naming the option `key`, if the table has no such row."""
-    if name not in table:
+    if not isinstance(name, str) or name not in table:
         raise ConfigError(f"{key} = {name!r} does not exist; {nearest(name, table)}")
     return table[name]
 

@@ -97,7 +97,7 @@ class SampleOptions:
 
     every: Annotated[int, Range(at_least=0)] = 0  # updates between pictures in training; 0 for none
     num: Annotated[Count, "how many samples"] = 64
-    given: Annotated[tuple, EACH, "STREAM=VALUE: label=all, image=FILE, text=In*, clip=FILE:prefix=2"] = ()
+    given: Annotated[tuple[str, ...], EACH, "STREAM=VALUE: label=all, image=FILE, text=In*, clip=FILE:prefix=2"] = ()
     guidance: Annotated[float | str, "scale, 1 for none; or one for each given stream: name=2,image=1.5"] = 1.0
     interval: Annotated[tuple[float, float], "LOW,HIGH: the noise levels at which guidance acts"] = (0.0, 1.0)
     combine: Annotated[str, COMBINE, "how guidance combines two predictions"] = "linear"
@@ -108,8 +108,10 @@ class SampleOptions:
     reveal: Annotated[str, REVEALS, "which hidden tokens a step shows"] = "ancestral"
     grid: Annotated[str, GRIDS, "how the levels of the steps are spaced"] = "uniform"
     shift: Annotated[float, Range(above=0), "of the levels, towards noise where it is above 1"] = 1.0
-    first: Annotated[tuple, "streams that are drawn before the others, one by one, and then guide them: name"] = ()
-    drawn: Annotated[tuple, "streams to draw, any other is marginalised out; default: all that are not given"] = ()
+    first: Annotated[tuple[str, ...], "streams that are drawn first, one by one, and then guide the others: name"] = ()
+    drawn: Annotated[
+        tuple[str, ...], "streams to draw, others are marginalised out; default: all that are not given"
+    ] = ()
     rollout: Annotated[str, "STREAM=LENGTH:OVERLAP: longer than it was trained, in windows: clip=32:2"] = ""
     seed: Annotated[Seed, "sample i of a seed is the same for every num, batch and number of devices"] = 0
     batch: Annotated[Batch, "samples drawn at a time"] = 64

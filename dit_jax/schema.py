@@ -134,10 +134,12 @@ def typed(value: Any, wanted: Any, path: str) -> Any:
 
 
 def _typed_tuple(values: Iterable, wanted: tuple, path: str) -> tuple:
-    """Values as a tuple[wanted], such as tuple[int, int]; of any length and types where nothing is wanted."""
+    """Values as a tuple[wanted], such as tuple[int, int] or tuple[str, ...]; anything where nothing is wanted."""
     values = tuple(values)
     if not wanted:
         return values
+    if wanted[-1] is Ellipsis:
+        wanted = wanted[:1] * len(values)
     if len(values) != len(wanted):
         raise ConfigError(f"{path} = {values} should be {len(wanted)} numbers")
     return tuple(typed(value, kind, f"{path}[{i}]") for i, (value, kind) in enumerate(zip(values, wanted, strict=True)))

@@ -12,10 +12,14 @@ from einops import rearrange
 from jax import Array
 
 TIME, ROW, COLUMN = 0, 1, 2
+MOST = 2**28  # values of an example, without channels
 
 
 def grid_shape(shape: tuple[int, ...], patch: tuple[int, ...]) -> tuple[int, ...]:
-    """Patches along each axis of an example of shape [*shape]; every axis must divide."""
+    """Patches along each axis of an example of shape [*shape]; every axis must divide. Raises ValueError for sizes that
+    cannot be meant."""
+    if min(*shape, *patch) < 1 or math.prod(shape) > MOST:
+        raise ValueError(f"shape {shape} and patch {patch} should be at least 1, and {MOST:,} values at most")
     if any(size % p for size, p in zip(shape, patch, strict=True)):
         raise ValueError(f"patch {patch} does not divide the shape {shape}; choose divisors of each axis")
     return tuple(size // p for size, p in zip(shape, patch, strict=True))

@@ -14,14 +14,15 @@ from dit_jax.media.sound import read_wav, standardised
 from dit_jax.media.spectrum import BASES, mel, spectrogram
 from dit_jax.names import choose
 from dit_jax.network.tokens import TIME, grid_shape, positions
-from dit_jax.schema import called
+from dit_jax.schema import Range, called, checks
 from dit_jax.streams.image import PatchEmbed, PatchHead
 
 
+@checks
 def audio(
-    length: int,
-    patch: int = 64,
-    rate: int = 8000,
+    length: Annotated[int, Range(at_least=1, at_most=2**24)],
+    patch: Annotated[int, Range(at_least=1)] = 64,
+    rate: Annotated[int, Range(at_least=1, at_most=2**20)] = 8000,
     process: Gaussian | str = "gaussian()",
     levels: Quantile | str = "logit_normal(mean=0.8, std=0.8)",
     basis: Annotated[str, BASES] = "samples",

@@ -5,12 +5,14 @@ import numpy as np
 from jax import Array
 
 from dit_jax.diffusion import gaussian
-from dit_jax.diffusion.levels import dropout
+from dit_jax.diffusion.levels import Share, dropout
 from dit_jax.diffusion.masked import Masked
 from dit_jax.diffusion.stream import Stream, View, steps_in_time
+from dit_jax.schema import checks
 
 
-def duration(stream: Stream, of: str = "speech", dropout_rate: float = 0.1) -> Stream:
+@checks
+def duration(stream: Stream, of: str = "speech", dropout_rate: Share = 0.1) -> Stream:
     """How many values `stream`, whose name is `of`, has along its first axis before its end, 1 ... all; it modulates
     the whole network. Hidden, it ends nothing: the silence is drawn with the sound.
 

@@ -1,7 +1,7 @@
 """Images and image-like latents: rows and columns of channels."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import flax.linen as nn
 import numpy as np
@@ -13,12 +13,13 @@ from dit_jax.diffusion.levels import LEVELS, Quantile
 from dit_jax.diffusion.stream import Stream, View
 from dit_jax.media.image import MODES, read, to_uint8
 from dit_jax.network.tokens import COLUMN, ROW, grid_shape, patchify, positions, unpatchify
-from dit_jax.schema import called
+from dit_jax.schema import Range, called, checks
 
 
+@checks
 def image(
     shape: tuple[int, int, int],
-    patch: int = 2,
+    patch: Annotated[int, Range(at_least=1)] = 2,
     process: Gaussian | str = "gaussian()",
     levels: Quantile | str = "logit_normal(mean=0.8, std=0.8)",
     codec: str = "",

@@ -3,16 +3,20 @@
 Its mask is DiT's null class, and training with it masked one time in ten is DiT's label dropout.
 """
 
+from typing import Annotated
+
 import flax.linen as nn
 import numpy as np
 from flax.linen.initializers import normal
 
-from dit_jax.diffusion.levels import dropout
+from dit_jax.diffusion.levels import Share, dropout
 from dit_jax.diffusion.masked import Masked
 from dit_jax.diffusion.stream import Stream, View
+from dit_jax.schema import Range, checks
 
 
-def label(classes: int, dropout_rate: float = 0.1) -> Stream:
+@checks
+def label(classes: Annotated[int, Range(at_least=1, at_most=2**24)], dropout_rate: Share = 0.1) -> Stream:
     """A label in 0 ... classes - 1, hidden from the network at a rate, for guidance."""
     return Stream(
         shape=(),

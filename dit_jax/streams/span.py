@@ -3,13 +3,15 @@
 import flax.linen as nn
 from jax import Array
 
-from dit_jax.diffusion.levels import spans
+from dit_jax.diffusion.levels import Share, spans
 from dit_jax.diffusion.meanflow import Span
 from dit_jax.diffusion.stream import Stream
 from dit_jax.network.layers import LevelEmbed
+from dit_jax.schema import checks
 
 
-def span(rate: float = 0.25) -> Stream:
+@checks
+def span(rate: Share = 0.25) -> Stream:
     """t - r, a number that modulates the network; in training it is 0 but at this rate. Its name has to be "span"."""
     return Stream(
         shape=(),

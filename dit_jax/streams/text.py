@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
 import flax.linen as nn
 import numpy as np
@@ -13,14 +14,15 @@ from dit_jax.diffusion.masked import Masked
 from dit_jax.diffusion.stream import Stream, View
 from dit_jax.media import bpe
 from dit_jax.network.tokens import TIME, positions
-from dit_jax.schema import called
+from dit_jax.schema import Range, called, checks
 
 
+@checks
 def text(
-    length: int,
-    vocabulary: int = 256,
+    length: Annotated[int, Range(at_least=1, at_most=2**20)],
+    vocabulary: Annotated[int, Range(at_least=2, at_most=256)] = 256,
     levels: Quantile | str = "uniform()",
-    blocks: int = 1,
+    blocks: Annotated[int, Range(at_least=1)] = 1,
     merges: str = "",
 ) -> Stream:
     """`length` bytes below `vocabulary`, or as many tokens; a shorter text is followed by NUL bytes, which are tokens
@@ -31,11 +33,9 @@ def text(
     than the 256 bytes. Raises ValueError for a vocabulary that bytes do not have, for merges of less than all bytes,
     and for blocks that are not equal.
     """
-    if not 2 <= vocabulary <= 256:
-        raise ValueError(f"vocabulary = {vocabulary} should be 2 ... 256: a token is a byte")
     if merges and vocabulary < 256:
         raise ValueError(f"vocabulary = {vocabulary} should be 256, to which merges add")
-    if blocks < 1 or length % blocks:
+    if length % blocks:
         raise ValueError(f"blocks = {blocks} should divide length = {length}")
     pairs = bpe.read(merges)
     tokens = vocabulary + len(pairs)
