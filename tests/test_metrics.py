@@ -194,7 +194,7 @@ def test_skipped_updates_are_counted_named_and_left_out_of_the_means():
     assert (values["loss"], values["skipped"]) == (2.0, 2.0) and meter.skipped == [6, 8] and meter.in_a_row == 1
     meter.add(update(float("nan"), skipped=True), 9)
     meter.fetch()
-    assert meter.in_a_row == 2 and meter.skipped_in_all == 3
+    assert meter.in_a_row == 2 and meter.skipped == [6, 8, 9]
     assert np.isnan(meter.means()["loss"])  # there is no other
     meter.add(update(5.0), 10)
     assert meter.means()["loss"] == 5.0 and meter.in_a_row == 0

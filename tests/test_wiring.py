@@ -7,6 +7,8 @@ fails, and so does one whose change nobody sees: one that is lost on the way fro
 
 import contextlib
 import functools
+import io
+import itertools
 import json
 import re
 import tempfile
@@ -24,13 +26,16 @@ from PIL import Image
 
 from dit_jax import schema
 from dit_jax.config import SECTIONS, STREAMS, build, default, stream
+from dit_jax.data import pipeline, sources
 from dit_jax.diffusion.ddpm import PROCESSES
 from dit_jax.diffusion.levels import LEVELS
+from dit_jax.diffusion.objective import OBJECTIVES, losses_at
 from dit_jax.network.layers import BLOCKS
 from dit_jax.parallel.mesh import make_mesh
 from dit_jax.parallel.modes import MODES, Mode
 from dit_jax.run import Run
 from dit_jax.sampling.draw import draw
+from dit_jax.train import initial_weights
 from dit_jax.training import loop
 
 pytestmark = pytest.mark.usefixtures("quick")
@@ -51,7 +56,7 @@ CLIP = stream("video", shape=(4, 4, 4, 1))
 SOUND = stream("audio", length=32, patch=8)
 MEAN = {"image": {**IMAGE, "process": "gaussian(prediction='velocity')"}, "span": stream("span")}
 GUIDED = {"sample": {"given": ["label=1"], "guidance": 3.0, "steps": 4}}
-PICTURES = "FOLDER_OF_PICTURES"
+PICTURES, BROKEN = "FOLDER_OF_PICTURES", "FOLDER_WITH_A_BROKEN_ONE"
 EVERY = {"checkpoint": {"every": 1, "keep": 3}}
 LOOK = {"sample": {"every": 3}}
 
@@ -136,7 +141,7 @@ def started(config: dict, look: Callable, count: int = 1, born: bool = False) ->
     with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder, devices(count):
         for name, mode in MODES.items():
             patch.setitem(MODES, name, lambda mesh, mode=mode: stopping(mode(mesh)))
-        patch.setattr(loop, "_flops", lambda run: 0)  # of no update is any time told
+        patch.setattr(loop, "flops", lambda run: 0)  # of no update is any time told
         with contextlib.suppress(Stopped):
             loop.train(build(config), Path(folder) / "run")
     return seen[0]
@@ -243,6 +248,46 @@ def refused(config: dict) -> Any:
         return str(error)
 
 
+def limit(config: dict) -> Any:
+    """How long a run may be without a step."""
+    with pytest.MonkeyPatch.context() as patch:
+        asked: list[float] = []
+        watcher = loop.Watcher
+        patch.setattr(loop, "Watcher", lambda save, limit, unchanged: asked.append(limit) or watcher(save, limit))
+        started(config, lambda *_: None)
+        return asked
+
+
+def diverging(config: dict) -> Any:
+    """What a run says whose loss is infinite from the second batch on."""
+    run = build(config)
+    source = sources.load("synthetic", "train", "", run.streams)
+    size = run.data.batch_size
+    first = [pipeline.batch(pipeline.examples(source, 0), i, size)["image"][0, 0, 0, 0] for i in range(1, 40)]
+
+    def infinite(predict, streams, keys, batch, t):
+        is_bad = jax.numpy.isin(batch["image"][0, 0, 0, 0], np.array(first))
+        return {"image": jax.numpy.where(is_bad, np.inf, losses_at(predict, streams, keys, batch, t)["image"])}
+
+    said = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder, devices(1):
+        patch.setitem(OBJECTIVES, "denoise", infinite)
+        try:
+            with contextlib.redirect_stdout(said):
+                loop.train(run, Path(folder))
+        except loop.Diverged as error:
+            return said.getvalue().count("goes on from step"), str(error)
+    return said.getvalue().count("skipped")
+
+
+def initial(config: dict) -> Any:
+    """Where a run's first weights come from."""
+    try:
+        return initial_weights(build(config))
+    except OSError as error:
+        return str(error)
+
+
 @functools.cache
 def network(config: str) -> tuple[Run, Any]:
     """A run and parameters of it that are random everywhere: at initialisation every sample would be the same."""
@@ -286,6 +331,7 @@ def saved(config: dict) -> Any:
 
 # The table. ----------------------------------------------------------------------------------------------------------
 
+LONG = {"train": {"steps": 12, "log_every": 1, "patience": 4}, "checkpoint": {"every": 1}}
 FLAT = {"optimizer": {"decay": "linear"}}
 WIRES: dict[str, list[Row]] = {
     "model.width": [Row(shapes, "digits", 12)],
@@ -303,6 +349,7 @@ WIRES: dict[str, list[Row]] = {
     "data.dir": [Row(refused, "digits", "/nowhere/else", {"data": {"name": "kjv", "dir": "/nowhere"}})],
     "data.batch_size": [Row(program, "digits", 8)],
     "data.augment": [Row(fed, "digits", "flip")],
+    "data.unreadable": [Row(refused, "digits", "skip", {"data": {"name": BROKEN, "batch_size": 10}})],
     "data.threads": [Row(threads, "digits", 3)],
     "optimizer.name": [Row(program, "digits", "muon")],
     "optimizer.learning_rate": [Row(program, "digits", 0.02)],
@@ -322,6 +369,12 @@ WIRES: dict[str, list[Row]] = {
     "train.seed": [Row(begun, "digits", 1), Row(fed, "digits", 1), Row(noise, "digits", 1)],
     "train.ema": [Row(averages, "digits", 0.05, LOOK), Row(pictures, "digits", 0.05, LOOK)],
     "train.accumulation": [Row(program, "digits", 2)],
+    "train.patience": [Row(diverging, "digits", 2, {**LONG, "checkpoint": {"every": 100}})],
+    "train.rollback": [Row(diverging, "digits", 1, LONG)],
+    "train.spike": [Row(shapes, "digits", 6.0)],
+    "train.init": [Row(initial, "digits", "/nowhere")],
+    "train.freeze": [Row(program, "digits", "blocks/")],
+    "train.watchdog": [Row(limit, "digits", 60.0)],
     "train.log_every": [Row(files, "digits", 1)],
     "checkpoint.every": [Row(files, "digits", 2)],
     "checkpoint.keep": [Row(files, "digits", 1, EVERY)],
@@ -435,12 +488,19 @@ def seen(see: Callable[[dict], Any], config: str) -> Any:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> str:
-    """A folder of images, one in each of ten classes."""
+    """A folder of images, one in each of ten classes; and one like it, whose last image is cut off."""
     folder = tmp_path_factory.mktemp("pictures")
-    for i in range(10):
-        (folder / str(i)).mkdir()
-        Image.fromarray(np.full((4, 4), 20 * i, np.uint8)).save(folder / str(i) / "0.png")
+    for kind, i in itertools.product(("whole", "broken"), range(10)):
+        (folder / kind / str(i)).mkdir(parents=True)
+        Image.fromarray(np.full((4, 4), 20 * i, np.uint8)).save(folder / kind / str(i) / "0.png")
+    last = folder / "broken" / "9" / "0.png"
+    last.write_bytes(last.read_bytes()[:30])
     return str(folder)
+
+
+def placed(config: dict, folder: str) -> str:
+    """A config as JSON, with the folders of images where they are."""
+    return json.dumps(config).replace(PICTURES, f"{folder}/whole").replace(BROKEN, f"{folder}/broken")
 
 
 @pytest.mark.parametrize("entry", [*entries()])
@@ -451,10 +511,7 @@ def test_every_entry_changes_what_happens(entry, folder):
         base = configured(row.base, row.more)
         if table in ("process", "levels"):
             base["streams"]["image"][table] = f"{names[0]}()"
-        before, after = (
-            seen(row.see, json.dumps(config).replace(PICTURES, folder))
-            for config in (base, changed(base, entry, row.value))
-        )
+        before, after = (seen(row.see, placed(config, folder)) for config in (base, changed(base, entry, row.value)))
         assert before != after, f"{entry} = {row.value!r} is accepted, and the {row.see.__name__} stay the same"
 
 
@@ -477,7 +534,11 @@ def test_every_row_is_a_program_of_its_own(table, rows):
 def test_what_is_seen_of_a_run_twice_is_the_same(see, folder):
     """Or every change would be seen, also where there is none. Three more are parts of what others see."""
     row = next(row for rows in WIRES.values() for row in rows if row.see is see)
-    config = json.dumps(configured(row.base, row.more)).replace(PICTURES, folder)
+    config = (
+        json.dumps(configured(row.base, row.more))
+        .replace(PICTURES, f"{folder}/whole")
+        .replace(BROKEN, f"{folder}/broken")
+    )
     before = seen(see, config)
     trained.cache_clear()
     assert see(json.loads(config)) == before

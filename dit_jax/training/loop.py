@@ -66,7 +66,8 @@ def train(run: Run, workdir: Path, initial: Any = None) -> None:
                 raise
             except Exception:
                 with contextlib.suppress(Exception):  # an update that failed has taken the state with it
-                    training.end()
+                    if not training.unchanged():
+                        training.end()
                 raise
             sentence = training.end()
     print(sentence)
@@ -184,8 +185,6 @@ class Reporter:
         run = training.run
         self.training, self.writer, self.show, self.mesh, self.held_out = training, writer, show, mesh, held_out
         self.meter = Meter(run.data.batch_size, flops(run), peak(mesh))
-        self.made = updates_made(training.mode.plain(training.state).opt) - training.step  # less those skipped so far
-        self.skipped_at_save = 0
 
     def after_step(self, metrics: dict, watcher: Watcher) -> None:
         """Report, draw and save, if it is time to."""
@@ -209,8 +208,7 @@ class Reporter:
         """One line of metrics.jsonl, and the most important of it on the terminal."""
         training, run = self.training, self.training.run
         values = self.meter.means()
-        made = self.made + training.step - self.meter.skipped_in_all
-        values["learning_rate"] = float(run.optimizer.learning_rate(max(made - 1, 0)))
+        values["learning_rate"] = float(run.optimizer.learning_rate(max(updates_made(training.state.opt) - 1, 0)))
         values["examples"] = float(training.position * run.data.batch_size)
         if self.held_out is not None:
             with self.meter.paused():

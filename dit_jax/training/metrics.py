@@ -106,7 +106,7 @@ class Meter:
         self._steps: list[int] = []
         self._untimed, self._since = 0, 0.0
         self.skipped: list[int] = []
-        self.skipped_in_all = self.in_a_row = 0
+        self.in_a_row = 0
 
     def add(self, metrics: dict, step: int = 0) -> None:
         if not self._since:  # the first update of a process compiles: it belongs to no rate
@@ -129,7 +129,6 @@ class Meter:
             is_skipped = bool(metrics["skipped"])
             self.in_a_row = self.in_a_row + 1 if is_skipped else 0
             self.skipped += [step] * is_skipped
-            self.skipped_in_all += is_skipped
             self._fetched.append(metrics)
         self._pending, self._steps = [], []
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Annotated, Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 from optax.contrib import MuonDimensionNumbers
 
@@ -56,7 +57,8 @@ class Optimizer(NamedTuple):
 
 def updates_made(state: Any) -> int:
     """How many updates an optimizer's state has seen: all that were not skipped."""
-    return int(optax.tree_utils.tree_get_all_with_path(state, "count")[0][1])
+    _, count = optax.tree_utils.tree_get_all_with_path(state, "count")[0]
+    return int(jnp.ravel(count)[0])  # pmap has one for each device
 
 
 @checks
