@@ -276,7 +276,7 @@ def diverging(config: dict) -> Any:
             with contextlib.redirect_stdout(said):
                 loop.train(run, Path(folder))
         except loop.Diverged as error:
-            return said.getvalue().count("goes on from step"), str(error)
+            return said.getvalue().count("goes on from step"), str(error).replace(folder, "")
     return said.getvalue().count("skipped")
 
 
