@@ -180,7 +180,16 @@ def test_any_stream_can_be_given_as_it_was_written(joint, tmp_path):
         ["--given=name=seven", f"--given=speech={wav}"],
         [f"--given=image={tmp_path / 'seven.png'}", f"--given=clip={gif}:prefix=2"],
     ):
-        run("sample.py", f"--workdir={joint}", *given, "--num=2", "--steps=2", "--seed=1", f"--out={tmp_path}")
+        run(
+            "sample.py",
+            f"--workdir={joint}",
+            *given,
+            "--num=2",
+            "--steps=2",
+            "--seed=1",
+            "--overwrite",
+            f"--out={tmp_path}",
+        )
         found = np.load(tmp_path / "samples.npz")
         assert all(np.isfinite(found[name]).all() for name in ("image", "name", "speech", "clip"))
         if "--given=name=seven" in given:
@@ -220,7 +229,14 @@ def test_a_clip_runs_from_one_end_to_the_other_and_back(straight, tmp_path):
     file = tmp_path / "end.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (24, 24), np.uint8)).save(file)
     for ends in ("3,7", f"{file},{file}"):
-        flags = [f"--interpolate={ends}", "--num=4", "--steps=2", "--given=label=2,5", f"--out={tmp_path}"]
+        flags = [
+            f"--interpolate={ends}",
+            "--num=4",
+            "--steps=2",
+            "--given=label=2,5",
+            "--overwrite",
+            f"--out={tmp_path}",
+        ]
         run("sample.py", f"--workdir={straight}", *flags)
         written = np.load(tmp_path / "samples.npz")
         assert written["image"].shape == (4, 8, 8, 1) and written["label"].tolist() == [2] * 4
