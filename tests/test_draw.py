@@ -307,7 +307,7 @@ def test_files_need_a_stream_that_reads_them(tmp_path):
     file = picture(tmp_path / "a.png")
     latents = changed("streams.image.shape", [8, 8, 4])
     for run, how in ((latents, CLIP), (RUN, dataclasses.replace(CLIP, given=(f"image={file}",)))):
-        with pytest.raises(ValueError, match="one drawn stream should read files, not 0|nothing that is drawn"):
+        with pytest.raises(ValueError, match=r"one drawn stream should read files, not 0|nothing that is drawn"):
             interpolation_noise(run, {}, one_device(), how, f"{file},{file}")
 
 

@@ -12,6 +12,7 @@ from dit_jax.config import build
 from dit_jax.configs import digits
 from dit_jax.run import SampleOptions
 from dit_jax.sampling.files import pictures, write_pictures, write_samples
+from dit_jax.sampling.given import read_given
 from dit_jax.sampling.plan import make_plan
 from dit_jax.sampling.shards import merge
 from dit_jax.training.loop import train
@@ -89,7 +90,7 @@ def test_a_file_that_has_moved_is_no_hindrance_until_it_is_asked_for(tmp_path):
     file = tmp_path / "three.png"
     Image.fromarray(np.zeros((8, 8), np.uint8)).save(file)
     run = run_of((f"image={file}",), num=2)
-    assert make_plan(run.streams, run.sample).given["image"].shape == (1, 8, 8, 1)
+    assert read_given(run.streams, run.sample.given).given["image"].shape == (1, 8, 8, 1)
     file.unlink()
     same = run_of((f"image={file}",), num=2)
     with pytest.raises(OSError, match=r"cannot read the image .*three.png"):
@@ -120,14 +121,14 @@ def test_nothing_is_given_where_nothing_is_said():
 
 
 def test_no_label_is_the_mask_and_a_stream_that_is_only_masks_is_absent():
-    """Alone it is not given, so that its level is 1; among others it is a value, of which a network is told no level."""
+    """Alone it is not given, so that its level is 1; among others it is a value: a network is told no level."""
     label = STREAMS["label"]
     assert label.view.read("3,none").tolist() == [3, 10] and label.process.is_mask(label.view.read("none")).all()
     absent = plan(given=("label=none",))
     assert absent.given == {} and absent.take(np.arange(4))[2] == {}
     mixed = plan(given=("label=3,none",), guidance="label=2")
     assert mixed.take(np.arange(4))[1]["label"].tolist() == [3, 10, 3, 10] and mixed.known == {}
-    t = np.array([0.0, 1.0])
+    t = np.array([0.0, 1.0], np.float32)
     assert np.ptp(label.process.time_input(t)) == 0  # the network is told the same at both levels
 
 

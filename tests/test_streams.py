@@ -111,7 +111,7 @@ def test_labels_are_read_from_the_shell(text, labels):
 
 @pytest.mark.parametrize("text", ["cat", "1.5", "", "1,,2", "0-3"])
 def test_what_is_not_a_label_is_an_error_that_says_what_is(text):
-    with pytest.raises(ValueError, match=r"integer, a list such as 0,2,5, all or random; not"):
+    with pytest.raises(ValueError, match=r"integer, a list such as 0,2,5, all, random or none; not"):
         label(10).view.read(text)
 
 
