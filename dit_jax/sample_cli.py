@@ -17,6 +17,7 @@ first, and also writes OUT/interpolation.gif, which runs there and back. --vae=F
 In a checkout, sample.py is the same.
 """
 
+import contextlib
 import dataclasses
 import json
 import re
@@ -83,35 +84,42 @@ def main(
                 first += len(next(iter(batch.values())))
 
     begin, own = time.monotonic(), range(how.num * index // count, how.num * (index + 1) // count)
-    drawn = write_missing(folder, run, own, batches)
-    seconds = time.monotonic() - begin
-    rate = f"in {seconds:.1f} s, {drawn / seconds:.1f} a second with compilation"
-    number = f"{drawn} samples" if drawn == len(own) else f"{len(own)} samples, {drawn} of them"
-    if index > 0:
-        return print(f"{number} {rate}: process 0 writes them to {folder}")
-    wait_for(folder, how.num)
-    about = said | dataclasses.asdict(how) | {"guidance": how.scale()}
-    whole = merge(folder, how.num, {"seed": how.seed, "protocol": json.dumps(about)})
-    written = write_pictures(whole, run.streams, is_path=bool(interpolate))
-    print(f"{number} {rate}: {written}")
+    with stoppable(folder, own):
+        drawn = write_missing(folder, run, own, batches)
+        seconds = time.monotonic() - begin
+        rate = f"in {seconds:.1f} s, {drawn / seconds:.1f} a second with compilation"
+        number = f"{drawn} samples" if drawn == len(own) else f"{len(own)} samples, {drawn} of them"
+        if index > 0:
+            return print(f"{number} {rate}: process 0 writes them to {folder}")
+        wait_for(folder, how.num)
+        about = said | dataclasses.asdict(how) | {"guidance": how.scale()}
+        whole = merge(folder, how.num, {"seed": how.seed, "protocol": json.dumps(about)})
+        written = write_pictures(whole, run.streams, is_path=bool(interpolate))
+        print(f"{number} {rate}: {written}")
+
+
+@contextlib.contextmanager
+def stoppable(folder: Path, own: range) -> Iterator[None]:
+    """Ctrl-C ends the process with status 130, and says how many samples are there."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        done = len(own) - sum(map(len, missing(folder, own)))
+        print(f"stopped: {folder} has {done} of {len(own)} samples, and the same command goes on", file=sys.stderr)
+        sys.exit(130)
 
 
 def write_missing(
     folder: Path, run: Run, own: range, batches: Callable[[list[range]], Iterator[tuple[int, Sample]]]
 ) -> int:
-    """Draw and write those samples that the folder does not have yet, and return how many. Ctrl-C ends the process with
-    status 130."""
+    """Draw and write those samples that the folder does not have yet, and return how many."""
     left = missing(folder, own)
     done = there = len(own) - sum(map(len, left))
-    try:
-        with progress(len(own), there, "sampling") as show:
-            for first, batch in batches(left):
-                write_samples(folder, run.streams, batch, first)
-                done += len(next(iter(batch.values())))
-                show(done)
-    except KeyboardInterrupt:
-        print(f"stopped: {folder} has {done} of {len(own)} samples, and the same command goes on", file=sys.stderr)
-        sys.exit(130)
+    with progress(len(own), there, "sampling") as show:
+        for first, batch in batches(left):
+            write_samples(folder, run.streams, batch, first)
+            done += len(next(iter(batch.values())))
+            show(done)
     return done - there
 
 

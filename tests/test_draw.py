@@ -256,7 +256,7 @@ def test_a_solver_says_whether_where_a_sample_ends_depends_on_where_it_begins_al
 @pytest.mark.parametrize("solver", [name for name, solver in SOLVERS.items() if solver.is_stochastic])
 def test_a_way_under_steps_that_add_noise_is_an_error_that_says_what_to_use(solver, params):
     how = dataclasses.replace(CLIP, solver=solver)
-    with pytest.raises(ValueError, match=rf"takes a solver without noise: ddim, 2m, .*; not --solver={solver}"):
+    with pytest.raises(ValueError, match=rf"takes a solver without noise: ddim, 2m, .*; not {solver}"):
         interpolation_noise(RUN, params, one_device(), how, "3,7")
 
 

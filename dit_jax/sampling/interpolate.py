@@ -59,7 +59,7 @@ def check_interpolation(streams: Streams, options: SampleOptions, ends: str, giv
         raise ValueError(f"--interpolate={ends} should be two seeds or two files, such as 3,7")
     if SOLVERS[options.solver].is_stochastic:
         able = ", ".join(name for name, solver in SOLVERS.items() if not solver.is_stochastic)
-        raise ValueError(f"--interpolate={ends} takes a solver without noise: {able}; not --solver={options.solver}")
+        raise ValueError(f"--interpolate={ends} takes a solver without noise: {able}; not {options.solver}")
     wanted = options.drawn or drawable(streams).keys()
     moving = {name: stream for name, stream in drawable(streams).items() if name in wanted and name not in given}
     moving = {name: stream for name, stream in moving.items() if stream.process.is_continuous}
