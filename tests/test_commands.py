@@ -234,6 +234,7 @@ def test_a_clip_runs_from_one_end_to_the_other_and_back(straight, tmp_path):
             "--num=4",
             "--steps=2",
             "--given=label=2,5",
+            "--solver=heun",
             "--overwrite",
             f"--out={tmp_path}",
         ]
