@@ -85,9 +85,9 @@ def test_shards_that_overlap_give_each_sample_once(tmp_path):
 
 def test_more_samples_join_those_of_a_finished_file(tmp_path):
     write_samples(tmp_path, STREAMS, made(range(0, 5)))
-    before = merge(tmp_path, 5, ABOUT).read_bytes()
+    before = merge(tmp_path, 5, ABOUT).stat().st_ino
     assert missing(tmp_path, range(0, 8)) == [range(5, 8)]
-    assert merge(tmp_path, 5, ABOUT).read_bytes() == before  # finished already, and left alone
+    assert merge(tmp_path, 5, ABOUT).stat().st_ino == before  # finished already, and left alone
     write_samples(tmp_path, STREAMS, made(range(5, 8)), 5)
     merge(tmp_path, 8, ABOUT)
     assert_all_there(tmp_path, 8)
@@ -95,12 +95,14 @@ def test_more_samples_join_those_of_a_finished_file(tmp_path):
 
 def test_the_merge_takes_no_more_memory_for_more_samples(tmp_path):
     def peak(num: int) -> int:
-        """Bytes, of shards of 32 KiB."""
+        """Bytes, of files of any size."""
         out, big = tmp_path / str(num), np.zeros((8, 32, 32, 1), np.float32)
         for start in range(0, num, 8):
             write_shard(out, start, {"image": big + start})
+        merge(out, num - 8, ABOUT)
+        write_shard(out, num - 8, {"image": big + num - 8})
         tracemalloc.start()
-        merge(out, num, ABOUT)
+        merge(out, num, ABOUT)  # of a large file and a shard
         found = first_samples(out / "samples.npz", 3)["image"]
         most = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
@@ -109,7 +111,7 @@ def test_the_merge_takes_no_more_memory_for_more_samples(tmp_path):
             np.testing.assert_array_equal(arrays["image"][:, 0, 0, 0], np.arange(num) // 8 * 8)
         return most
 
-    few, many = peak(64), peak(4096)  # 0.25 and 16 MiB
+    few, many = peak(512), peak(4096)  # 2 and 16 MiB
     assert many < few + 2**20
 
 
@@ -124,8 +126,18 @@ def test_a_shard_that_is_damaged_is_named_and_drawn_anew_once_it_is_gone(broken,
     with pytest.raises(ValueError, match=r"00000002-00000003.npz is damaged: .*; remove it, and the same command"):
         merge(tmp_path, 6, ABOUT)
     assert not (tmp_path / "samples.npz").exists() and len(list((tmp_path / "shards").iterdir())) == 3
+    (tmp_path / "shards" / "00000004-00000005.npz").unlink()
+    with pytest.raises(ValueError, match=r"00000002-00000003.npz is damaged"):
+        merge(tmp_path, 3, ABOUT)  # which takes a part of it
     shard.unlink()
-    assert missing(tmp_path, range(6)) == [range(2, 4)]
+    assert missing(tmp_path, range(6)) == [range(2, 6)]
+
+
+def test_a_shard_that_holds_less_than_its_name_says_is_damaged(tmp_path):
+    write_shard(tmp_path, 0, made(range(3)))
+    (tmp_path / "shards" / "00000000-00000002.npz").rename(tmp_path / "shards" / "00000000-00000004.npz")
+    with pytest.raises(ValueError, match=r"00000000-00000004.npz is damaged: it ends too early"):
+        merge(tmp_path, 5, ABOUT)
 
 
 def test_a_write_that_fails_leaves_what_was_there(tmp_path):
