@@ -133,6 +133,17 @@ def test_a_shard_that_is_damaged_is_named_and_drawn_anew_once_it_is_gone(broken,
     assert missing(tmp_path, range(6)) == [range(2, 6)]
 
 
+def test_a_large_shard_of_which_a_part_is_taken_is_checked_to_its_end(tmp_path):
+    """A checksum is that of the whole."""
+    write_shard(tmp_path, 0, {"image": np.arange(8 * 32 * 32, dtype=np.float32).reshape(8, 32, 32, 1)})
+    shard = tmp_path / "shards" / "00000000-00000007.npz"
+    data = bytearray(shard.read_bytes())
+    data[data.index(np.float32(1500).tobytes())] ^= 1
+    shard.write_bytes(data)
+    with pytest.raises(ValueError, match=r"00000000-00000007.npz is damaged"):
+        merge(tmp_path, 4, ABOUT)
+
+
 def test_a_shard_that_holds_less_than_its_name_says_is_damaged(tmp_path):
     write_shard(tmp_path, 0, made(range(3)))
     (tmp_path / "shards" / "00000000-00000002.npz").rename(tmp_path / "shards" / "00000000-00000004.npz")
@@ -455,14 +466,16 @@ def test_a_larger_number_goes_on_from_a_finished_one(workdir, reference, tmp_pat
 
 
 def test_several_processes_draw_a_part_each_and_the_first_one_merges(workdir, reference, tmp_path, monkeypatch):
-    """Process 1 begins when process 0 is waiting for it."""
+    """Process 1 begins when process 0 is waiting for it; where nothing of the other's is there it draws none of it."""
     waits = sample_cli.wait_for
 
     def other(folder, num):
         assert missing(folder, range(num)) == [range(10, 20)]
-        options = {**HOW, "batch": 10}
-        sample_cli.main(workdir=workdir, out=str(tmp_path), part="1,2", options=options)
-        assert not (tmp_path / "samples.npz").exists()
+        (tmp_path / "shards").rename(tmp_path / "aside")
+        sample_cli.main(workdir=workdir, out=str(tmp_path), part="1,2", options={**HOW, "batch": 10})
+        assert missing(folder, range(num)) == [range(0, 10)] and not (tmp_path / "samples.npz").exists()
+        for file in (tmp_path / "aside").iterdir():
+            file.rename(tmp_path / "shards" / file.name)
         waits(folder, num)
 
     monkeypatch.setattr(sample_cli, "wait_for", other)
