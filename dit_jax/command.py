@@ -25,8 +25,8 @@ def run_command(main: Callable[..., None], defaults: Sequence[str] = (), rewrite
     """Run main with the command line's flags, and those of `defaults` that are not given. rewrite: all of them, before
     they are parsed.
 
-    A mistake of the user's ends in one line and status 1. Mistakes are the ValueErrors and OSErrors that this package
-    raises itself; one that comes from below it is a bug, and keeps its traceback.
+    A mistake of the user's ends in one line and status 1, and Ctrl-C in 130. Mistakes are the ValueErrors and OSErrors
+    that this package raises itself; one that comes from below it is a bug, and keeps its traceback.
     """
     logging.set_verbosity(logging.WARNING)
     try:
@@ -36,6 +36,8 @@ def run_command(main: Callable[..., None], defaults: Sequence[str] = (), rewrite
         if Path(__file__).parent not in raised_in.parents:
             raise
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
 def parse(

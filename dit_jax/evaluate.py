@@ -25,7 +25,7 @@ from dit_jax.evaluation import alignment, language_model, physics, speech, text
 from dit_jax.evaluation.judge import Judge, described, scores, train_judges
 from dit_jax.restore import restore_run
 from dit_jax.run import Run, SampleOptions
-from dit_jax.sampling.draw import draw, gather
+from dit_jax.sampling.draw import check_drawn, draw, gather
 from dit_jax.schema import Range, checked
 from dit_jax.streams import label
 
@@ -99,6 +99,7 @@ def classes(run: Run, params, mesh, how: SampleOptions, scales: Sequence[float] 
         given |= {"label": wanted} if "label" in run.streams else {}
         here = dataclasses.replace(how, guidance=scale, given=(), drawn=())
         sample = gather(draw(run, params, mesh, here, examples=given))
+        check_drawn(run.streams, sample, [name for name in names if name not in part])
         left = {name: judge for name, judge in judges.items() if name not in part}
         scored = found(left, sample, wanted if given else None, part)
         what = f"{how.num} samples, guidance {scale:g}" + (f", given {' and '.join(part)}" if part else "")

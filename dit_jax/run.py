@@ -97,7 +97,11 @@ class SampleOptions:
 
     every: Annotated[int, Range(at_least=0)] = 0  # updates between pictures in training; 0 for none
     num: Annotated[Count, "how many samples"] = 64
-    given: Annotated[tuple[str, ...], EACH, "STREAM=VALUE: label=all, image=FILE, text=In*, clip=FILE:prefix=2"] = ()
+    given: Annotated[
+        tuple[str, ...],
+        EACH,
+        "STREAM=VALUE: label=all, label=none (the null class), image=FILE, text=In*, clip=FILE:prefix=2",
+    ] = ()
     guidance: Annotated[float | str, "scale, 1 for none; or one for each given stream: name=2,image=1.5"] = 1.0
     interval: Annotated[tuple[float, float], "LOW,HIGH: the noise levels at which guidance acts"] = (0.0, 1.0)
     combine: Annotated[str, COMBINE, "how guidance combines two predictions"] = "linear"
@@ -118,6 +122,7 @@ class SampleOptions:
 
     def __post_init__(self) -> None:
         check_fields(self)
+        object.__setattr__(self, "given", tuple(text for text in self.given if text))
         if not 0 <= self.interval[0] <= self.interval[1] <= 1:
             raise ConfigError(f"interval = {self.interval} should be two levels, 0 <= low <= high <= 1")
         self.scale(), self.longer()

@@ -73,7 +73,7 @@ def run(script: Path, *arguments: str, **how) -> tuple[int, str, str]:
 @pytest.mark.parametrize(
     ("word", "message"),
     [
-        ("label", "a label is an integer, a list such as 0,2,5, all or random; not 'x'"),  # a ValueError
+        ("label", "a label is an integer, a list such as 0,2,5, all, random or none; not 'x'"),  # a ValueError
         ("missing", "there is no checkpoint in {}/nowhere/checkpoints; train with this --workdir first"),  # an OSError
     ],
 )

@@ -180,7 +180,16 @@ def test_any_stream_can_be_given_as_it_was_written(joint, tmp_path):
         ["--given=name=seven", f"--given=speech={wav}"],
         [f"--given=image={tmp_path / 'seven.png'}", f"--given=clip={gif}:prefix=2"],
     ):
-        run("sample.py", f"--workdir={joint}", *given, "--num=2", "--steps=2", "--seed=1", f"--out={tmp_path}")
+        run(
+            "sample.py",
+            f"--workdir={joint}",
+            *given,
+            "--num=2",
+            "--steps=2",
+            "--seed=1",
+            "--overwrite",
+            f"--out={tmp_path}",
+        )
         found = np.load(tmp_path / "samples.npz")
         assert all(np.isfinite(found[name]).all() for name in ("image", "name", "speech", "clip"))
         if "--given=name=seven" in given:
@@ -220,7 +229,15 @@ def test_a_clip_runs_from_one_end_to_the_other_and_back(straight, tmp_path):
     file = tmp_path / "end.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (24, 24), np.uint8)).save(file)
     for ends in ("3,7", f"{file},{file}"):
-        flags = [f"--interpolate={ends}", "--num=4", "--steps=2", "--given=label=2,5", f"--out={tmp_path}"]
+        flags = [
+            f"--interpolate={ends}",
+            "--num=4",
+            "--steps=2",
+            "--given=label=2,5",
+            "--solver=heun",
+            "--overwrite",
+            f"--out={tmp_path}",
+        ]
         run("sample.py", f"--workdir={straight}", *flags)
         written = np.load(tmp_path / "samples.npz")
         assert written["image"].shape == (4, 8, 8, 1) and written["label"].tolist() == [2] * 4
@@ -257,16 +274,18 @@ def test_sample_names_mistakes(straight, tmp_path):
     for workdir, argument, message in [
         (straight, "--given=label=10", "label 10 does not exist: labels are 0 ... 9"),
         (straight, "--given=lable=1", "STREAM is one of: image, label"),
-        (straight, "--solver=dpm", "value should be one of"),
+        (straight, "--solver=dpm", "solver = 'dpm' does not exist; did you mean 'ddim'"),
         (straight, "--rollout=image=16:1", "overlap = 1 should be 1 ... 0 of the 1 groups of image"),
-        (straight, "--interval=0.9,0.1", "should be LOW,HIGH with 0 <= LOW <= HIGH <= 1"),
-        (straight, "--interval=low,high", "should be LOW,HIGH"),
+        (straight, "--interval=0.9,0.1", "interval = (0.9, 0.1) should be two levels, 0 <= low <= high <= 1"),
+        (straight, "--interval=low,high", "--interval=low,high should be 2 numbers"),
         (straight, "--interpolate=3", "--interpolate=3 should be two seeds or two files"),
-        (straight, "--interpolate=cat.png,dog.png", "cannot read the image cat.png: No such file"),
+        (straight, "--interpolate=3,7", "--interpolate=3,7 takes a solver without noise: ddim, 2m, 3m, unipc, heun"),
+        (straight, "--part=2,2", "--part=2,2 should be INDEX,COUNT"),
         (straight, f"--weak={tmp_path}", "there is no checkpoint"),
         (tmp_path, "--num=1", "there is no checkpoint"),
+        (straight, f"--out={__file__}", f"{__file__} is a file, and should be a directory"),
     ]:
-        output = run("sample.py", f"--workdir={workdir}", argument, f"--out={tmp_path}", status=1)
+        output = run("sample.py", f"--workdir={workdir}", f"--out={tmp_path}", argument, status=1)
         assert output.startswith("error: ") and message in output and "Traceback" not in output
 
 

@@ -17,13 +17,13 @@ from dit_jax.diffusion import grids
 from dit_jax.diffusion.guidance import classifier_free
 from dit_jax.diffusion.keys import example_keys
 from dit_jax.diffusion.masked import REVEALS
-from dit_jax.diffusion.sampler import priors
+from dit_jax.diffusion.sampler import priors, sample_rows
 from dit_jax.diffusion.solvers import SOLVERS
 from dit_jax.diffusion.stream import revealing
 from dit_jax.names import ConfigError
 from dit_jax.parallel.mesh import AXES, make_mesh
-from dit_jax.sampling.draw import _sampler, draw, gather
-from dit_jax.sampling.interpolate import interpolation_noise
+from dit_jax.sampling.draw import _sampler, check_drawn, draw, gather
+from dit_jax.sampling.interpolate import check_interpolation, interpolation_noise
 
 pytestmark = pytest.mark.usefixtures("quick")
 
@@ -231,11 +231,44 @@ def test_a_clip_ignores_batch_and_mesh(mesh, batch, params, seeds):
 
 
 @pytest.mark.parametrize("solver", ["ancestral", "sde_2m", "heun_churn", "euler_maruyama"])
-def test_frames_share_the_noise_of_their_steps(solver, params):
-    """So those that begin alike end alike, and a clip is smooth, also under solvers that add noise."""
+def test_samples_of_one_start_share_the_noise_of_their_steps(solver, params):
+    """So those that begin alike end alike, also under solvers that add noise."""
     how = dataclasses.replace(CLIP, num=3, steps=3, solver=solver)
-    image = clip(params, one_device(), how, "5,5")["image"]
+    start = priors({"image": RUN.streams["image"]}, example_keys(jax.random.key(5), np.zeros(3, int)))
+    image = gather(draw(RUN, params, one_device(), how, start=jax.device_get(start)))["image"]
     np.testing.assert_allclose(image, np.repeat(image[:1], 3, 0), atol=1e-5)
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_a_solver_says_whether_where_a_sample_ends_depends_on_where_it_begins_alone(solver, params):
+    """Samples of other rows that start from the same noise end alike, or else their steps added noise of their own."""
+    begun = np.repeat(np.random.default_rng(0).normal(size=(1, 8, 8, 1)), 2, 0).astype(np.float32)
+    levels = grids.level_rows(RUN.streams, {}, 3)
+    keys = example_keys(jax.random.key(0), np.arange(2))
+    predict = RUN.model.bind(params)
+    sampler = jax.jit(
+        lambda x: sample_rows(predict, RUN.streams, keys, {}, levels, SOLVERS[solver], None, {"image": x})
+    )
+    a, b = sampler(begun)["image"]
+    assert (np.abs(a - b).max() > 1e-3) == SOLVERS[solver].is_stochastic
+
+
+@pytest.mark.parametrize("solver", [name for name, solver in SOLVERS.items() if solver.is_stochastic])
+def test_a_way_under_steps_that_add_noise_is_an_error_that_says_what_to_use(solver, params):
+    how = dataclasses.replace(CLIP, solver=solver)
+    with pytest.raises(ValueError, match=rf"takes a solver without noise: ddim, 2m, .*; not {solver}"):
+        interpolation_noise(RUN, params, one_device(), how, "3,7")
+
+
+def test_a_way_needs_noise_to_go_from(tmp_path):
+    """Tokens have none, and neither has what is given."""
+    words = {"text": dj.streams.text(4)}
+    with pytest.raises(ValueError, match="nothing that is drawn has noise to go from and to; no stream of this run"):
+        check_interpolation(words, CLIP, "3,7", [])
+    streams = {**words, "image": RUN.streams["image"]}
+    with pytest.raises(ValueError, match="has noise to go from and to; draw image, given no part of it"):
+        check_interpolation(streams, CLIP, "3,7", ["image"])
+    assert check_interpolation(streams, CLIP, "3,7", []).keys() == {"image"}
 
 
 def picture(path, size=(16, 16), seed=0):
@@ -274,15 +307,52 @@ def test_files_need_a_stream_that_reads_them(tmp_path):
     file = picture(tmp_path / "a.png")
     latents = changed("streams.image.shape", [8, 8, 4])
     for run, how in ((latents, CLIP), (RUN, dataclasses.replace(CLIP, given=(f"image={file}",)))):
-        with pytest.raises(ValueError, match="one drawn stream should read files, not 0"):
+        with pytest.raises(ValueError, match=r"one drawn stream should read files, not 0|nothing that is drawn"):
             interpolation_noise(run, {}, one_device(), how, f"{file},{file}")
 
 
-def test_an_image_can_be_given(params, tmp_path):
-    file = picture(tmp_path / "a.png")
-    how = dataclasses.replace(HOW, num=2, given=(f"image={file}", "label=1"))
-    drawn = gather(draw(RUN, params, one_device(), how))
-    np.testing.assert_array_equal(drawn["image"], np.repeat(RUN.streams["image"].view.read(str(file)), 2, 0))
+@pytest.mark.parametrize("rows", [range(0, 8), range(8, 12), range(3, 6)])
+def test_some_rows_are_those_of_all(rows, params, reference):
+    """Bitwise where the batches are the same ones."""
+    found = gather(draw(RUN, params, one_device(), dataclasses.replace(HOW, batch=4), rows=rows))
+    np.testing.assert_array_equal(found["label"], np.arange(12)[rows.start : rows.stop] % 10)
+    np.testing.assert_allclose(found["image"], reference["image"][rows.start : rows.stop], atol=1e-5)
+    if rows.start % 4 == 0:
+        whole = gather(draw(RUN, params, one_device(), dataclasses.replace(HOW, batch=4)))
+        np.testing.assert_array_equal(found["image"], whole["image"][rows.start : rows.stop])
+
+
+def test_no_label_draws_what_a_network_without_labels_draws_and_guidance_leaves_it(params, reference):
+    """label=none is the unconditional prediction, alone and among others, at every scale."""
+    alone = gather(draw(RUN, params, one_device(), dataclasses.replace(HOW, given=("label=none",), guidance=1.0)))
+    sampler = lambda key: dj.sample(RUN.model.bind(params), RUN.streams, key, 12, steps=4, solver=SOLVERS[HOW.solver])
+    wanted = jax.jit(sampler)(jax.random.key(0))
+    np.testing.assert_allclose(alone["image"], wanted["image"], atol=1e-5)
+    np.testing.assert_array_equal(alone["label"], np.full(12, 10))
+    mixed = gather(draw(RUN, params, one_device(), dataclasses.replace(HOW, given=("label=none,1",))))
+    np.testing.assert_allclose(mixed["image"][::2], wanted["image"][::2], atol=1e-5)
+    np.testing.assert_allclose(mixed["image"][[1, 11]], reference["image"][[1, 11]], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (
+            {"image": [0, np.nan, 0, np.inf, np.nan, np.nan]},
+            "sample 101, 103, 104 and 1 more: image is not finite; draw",
+        ),
+        ({"text": [0, 255, 256, 9, -1, 7]}, "sample 102, 104: text is not of tokens 0 ... 255; draw"),
+    ],
+)
+def test_what_was_drawn_and_is_not_finite_or_no_token_is_named(values, message):
+    """Of what was drawn only: a mask is what a condition that is absent holds."""
+    streams = {"image": RUN.streams["image"], "text": dj.streams.text(2), "label": RUN.streams["label"]}
+    good = {"image": np.zeros((6, 8, 8, 1)), "text": np.zeros((6, 2), int), "label": np.full(6, 10)}
+    check_drawn(streams, good, ["image", "text"])
+    for name, ones in values.items():
+        good[name][:, -1] = np.reshape(ones, (6, *[1] * (good[name].ndim - 2)))
+    with pytest.raises(ValueError, match=message):
+        check_drawn(streams, good, ["image", "text"], first=100)
 
 
 def test_a_rollout_is_as_long_as_it_is_asked_to_be_and_begins_as_a_sample():

@@ -11,8 +11,10 @@ import dit_jax as dj
 from dit_jax.config import build
 from dit_jax.configs import digits
 from dit_jax.run import SampleOptions
-from dit_jax.sampling.files import pictures, write_samples
+from dit_jax.sampling.files import pictures, write_pictures, write_samples
+from dit_jax.sampling.given import read_given
 from dit_jax.sampling.plan import make_plan
+from dit_jax.sampling.shards import merge
 from dit_jax.training.loop import train
 
 CLIP = dj.streams.video((4, 4, 4, 1), patch=(1, 2, 2))
@@ -34,19 +36,21 @@ def plan(**options):
 def test_what_is_given_is_not_drawn_and_the_rest_is():
     found = plan(given=("label=1,2", "name=one"))
     assert found.order.could_be_drawn == ("image", "clip", "speech") and found.given.keys() == {"label", "name"}
-    assert found.given["label"].tolist() == [1, 2, 1, 2] and found.rows.tolist() == [0, 1, 2, 3]
+    rows, given, start = found.take(np.arange(1, 4))
+    assert given["label"].tolist() == [2, 1, 2] and rows.tolist() == [1, 2, 3] and start == {}
 
 
 def test_a_text_with_a_gap_is_where_drawing_starts():
     found = plan(given=("name=a*",))
-    assert found.start.keys() == {"name"} and "name" in found.order.could_be_drawn
+    assert found.take(np.arange(4))[2].keys() == {"name"} and "name" in found.order.could_be_drawn
 
 
 def test_samples_that_start_from_given_noise_share_all_else(tmp_path):
-    start = {"image": np.zeros((4, 4, 4, 1), np.float32)}
+    start = {"image": np.arange(4, dtype=np.float32)[:, None, None, None] * np.ones((4, 4, 4, 1), np.float32)}
     found = make_plan(STREAMS, SampleOptions(num=4, given=("label=1,2",)), start=start)
-    assert found.rows.tolist() == [0] * 4 and found.given["label"].tolist() == [1] * 4
-    assert found.start.keys() == {"image"}
+    rows, given, begun = found.take(np.arange(2, 4))
+    assert rows.tolist() == [0] * 2 and given["label"].tolist() == [1] * 2
+    assert begun.keys() == {"image"} and begun["image"][:, 0, 0, 0].tolist() == [2, 3]
 
 
 @pytest.mark.parametrize(
@@ -60,6 +64,7 @@ def test_samples_that_start_from_given_noise_share_all_else(tmp_path):
         ({"given": ("name=a*",), "rollout": "clip=9:1"}, "from noise or a prefix"),
         ({"given": ("label=10",)}, "label 10 does not exist: labels are 0 ... 9"),
         ({"given": ("clip",)}, "--given=clip should be STREAM=VALUE"),
+        ({"given": ("label=none",), "guidance": "label=2"}, "is for streams that are given: none"),
     ],
 )
 def test_what_cannot_be_drawn_is_one_sentence(options, message):
@@ -85,7 +90,7 @@ def test_a_file_that_has_moved_is_no_hindrance_until_it_is_asked_for(tmp_path):
     file = tmp_path / "three.png"
     Image.fromarray(np.zeros((8, 8), np.uint8)).save(file)
     run = run_of((f"image={file}",), num=2)
-    assert make_plan(run.streams, run.sample).given["image"].shape == (2, 8, 8, 1)
+    assert read_given(run.streams, run.sample.given).given["image"].shape == (1, 8, 8, 1)
     file.unlink()
     same = run_of((f"image={file}",), num=2)
     with pytest.raises(OSError, match=r"cannot read the image .*three.png"):
@@ -100,6 +105,41 @@ def test_training_that_will_look_reads_what_is_given_before_it_begins(given, tmp
     assert not (tmp_path / "run").exists()
 
 
+def test_a_given_stream_that_leaves_nothing_to_draw_is_an_error_that_says_what_to_use(tmp_path):
+    Image.fromarray(np.zeros((4, 4), np.uint8)).save(tmp_path / "a.png")
+    streams = {name: STREAMS[name] for name in ("image", "label")}
+    given = (f"image={tmp_path / 'a.png'}", "label=1")
+    with pytest.raises(ValueError, match=r"a.png label=1 leaves nothing to draw, which should be one of: image; leave"):
+        make_plan(streams, SampleOptions(num=4, given=given))
+    assert make_plan(streams, SampleOptions(num=4, given=given[1:])).order.could_be_drawn == ("image",)
+
+
+def test_nothing_is_given_where_nothing_is_said():
+    """--given= takes the place of what the config gives."""
+    assert SampleOptions(given=("",)) == SampleOptions() and plan(given=("",)).given == {}
+    assert SampleOptions(given=("", "label=1")).given == ("label=1",)
+
+
+def test_no_label_is_the_mask_and_a_stream_that_is_only_masks_is_absent():
+    """Alone it is not given, so that its level is 1; among others it is a value: a network is told no level."""
+    label = STREAMS["label"]
+    assert label.view.read("3,none").tolist() == [3, 10] and label.process.is_mask(label.view.read("none")).all()
+    absent = plan(given=("label=none",))
+    assert absent.given == {} and absent.take(np.arange(4))[2] == {}
+    mixed = plan(given=("label=3,none",), guidance="label=2")
+    assert mixed.take(np.arange(4))[1]["label"].tolist() == [3, 10, 3, 10] and mixed.known == {}
+    t = np.array([0.0, 1.0], np.float32)
+    assert np.ptp(label.process.time_input(t)) == 0  # the network is told the same at both levels
+
+
+def written(out, sample, protocol, is_path=False):
+    """Samples as the sample command writes them."""
+    write_samples(out, STREAMS, sample)
+    about = {"seed": protocol["seed"], "protocol": json.dumps(protocol)}
+    whole = merge(out, len(next(iter(sample.values()))), about)
+    return write_pictures(whole, STREAMS, is_path)
+
+
 def test_samples_are_written_in_every_form_that_somebody_reads(tmp_path):
     rng = np.random.default_rng(0)
     sample = {
@@ -108,7 +148,7 @@ def test_samples_are_written_in_every_form_that_somebody_reads(tmp_path):
         "speech": rng.normal(size=(3, 32, 1)).astype(np.float32),
     }
     protocol = {"seed": 7, "steps": 5}
-    assert write_samples(tmp_path, STREAMS, sample, protocol) == tmp_path / "samples.png"
+    assert written(tmp_path, sample, protocol) == tmp_path / "samples.png"
     with np.load(tmp_path / "samples.npz") as arrays:
         assert {name: arrays[name].shape for name in sample} == {name: x.shape for name, x in sample.items()}
         assert json.loads(str(arrays["protocol"])) == protocol and arrays["seed"] == 7
@@ -117,11 +157,11 @@ def test_samples_are_written_in_every_form_that_somebody_reads(tmp_path):
     assert [(tmp_path / "name" / f"{i}.txt").read_text() for i in range(3)] == ["one", "two", "three"]
     assert len(list((tmp_path / "speech").glob("*.wav"))) == 3
     words = {"name": sample["name"]}
-    assert write_samples(tmp_path / "words", STREAMS, words, protocol) == tmp_path / "words" / "samples.npz"
+    assert written(tmp_path / "words", words, protocol) == tmp_path / "words" / "samples.npz"
 
 
 def test_a_way_from_one_sample_to_another_is_a_clip_as_well(tmp_path):
     sample = {"image": np.linspace(-1, 1, 5, dtype=np.float32)[:, None, None, None] * np.ones((5, 4, 4, 1), np.float32)}
-    write_samples(tmp_path, STREAMS, sample, {"seed": 0}, is_path=True)
+    written(tmp_path, sample, {"seed": 0}, is_path=True)
     with Image.open(tmp_path / "interpolation.gif") as clip:
         assert clip.n_frames == 8  # there and back, without the ends twice

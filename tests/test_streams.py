@@ -11,7 +11,9 @@ from dit_jax.config import STREAMS
 from dit_jax.diffusion.ddpm import DDPM
 from dit_jax.diffusion.masked import Masked
 from dit_jax.diffusion.stream import View
+from dit_jax.run import SampleOptions
 from dit_jax.sampling.given import read_given
+from dit_jax.sampling.plan import make_plan
 from dit_jax.streams import audio, duration, image, label, past, span, text, video
 
 pytestmark = pytest.mark.usefixtures("quick")
@@ -109,7 +111,7 @@ def test_labels_are_read_from_the_shell(text, labels):
 
 @pytest.mark.parametrize("text", ["cat", "1.5", "", "1,,2", "0-3"])
 def test_what_is_not_a_label_is_an_error_that_says_what_is(text):
-    with pytest.raises(ValueError, match=r"integer, a list such as 0,2,5, all or random; not"):
+    with pytest.raises(ValueError, match=r"integer, a list such as 0,2,5, all, random or none; not"):
         label(10).view.read(text)
 
 
@@ -121,21 +123,23 @@ def test_a_label_that_does_not_exist_is_an_error_that_names_it(text, wrong):
 
 def test_given_values_take_turns():
     streams = {"image": EXAMPLES["image"], "label": EXAMPLES["label"]}
-    given, prefix, start = read_given(streams, ["label=0,2,5"], 7)
-    np.testing.assert_array_equal(given["label"], [0, 2, 5, 0, 2, 5, 0])
-    assert prefix == start == {} and read_given(streams, [], 7) == ({}, {}, {})
+    given, prefix, start = read_given(streams, ["label=0,2,5"])
+    np.testing.assert_array_equal(given["label"], [0, 2, 5])
+    plan = make_plan(streams, SampleOptions(num=7, given=("label=0,2,5",)))
+    np.testing.assert_array_equal(plan.take(np.arange(2, 7))[1]["label"], [5, 0, 2, 5, 0])
+    assert prefix == start == {} and read_given(streams, []) == ({}, {}, {})
 
 
 def test_a_part_of_a_stream_can_be_given():
     read = lambda text: np.array([[int(word) for word in text]], np.int32)
-    word = dataclasses.replace(label(10), shape=(4,), groups=4, view=View(read=read))
-    assert read_given({"text": word}, ["text=1234:prefix=3"], 1).prefix == {"text": 3}
+    word = dataclasses.replace(label(10), shape=(4,), groups=4, head=lambda *of: None, view=View(read=read))
+    assert read_given({"text": word}, ["text=1234:prefix=3"]).prefix == {"text": 3}
     for wrong in ("0", "4", "x", "-1", ""):
         with pytest.raises(ValueError, match=r"the prefix of text, 4 groups, should be 1 \.\.\. 3"):
-            read_given({"text": word}, [f"text=1234:prefix={wrong}"], 1)
+            read_given({"text": word}, [f"text=1234:prefix={wrong}"])
     gaps = dataclasses.replace(word, view=View(read=lambda text: np.array([[1, 10, 10, 4]], np.int32)))
-    found = read_given({"text": gaps}, ["text=1**4"], 2)
-    assert found.given == {} and found.start["text"].tolist() == [[1, 10, 10, 4]] * 2
+    found = read_given({"text": gaps}, ["text=1**4"])
+    assert found.given == {} and found.start["text"].tolist() == [[1, 10, 10, 4]]
 
 
 def test_random_labels_are_uniform_and_always_the_same():
@@ -150,7 +154,7 @@ def test_what_cannot_be_given_is_an_error_that_says_what_can(text):
     with pytest.raises(
         ValueError, match="STREAM=VALUE, where STREAM is one of: audio, duration, image, label, text, video"
     ):
-        read_given(EXAMPLES, [text], 4)
+        read_given(EXAMPLES, [text])
 
 
 @every_stream

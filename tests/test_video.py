@@ -103,9 +103,9 @@ def test_colours_are_saved_as_nearly_as_a_palette_can(tmp_path):
 def test_a_still_image_is_the_beginning_of_a_clip(tmp_path):
     stream, pixels = video((5, 4, 4, 1)), np.arange(16, dtype=np.uint8).reshape(4, 4) * 16
     Image.fromarray(pixels).save(tmp_path / "a.png")
-    said = read_given({"clip": stream}, [f"clip={tmp_path}/a.png:prefix=1"], 2)
+    said = read_given({"clip": stream}, [f"clip={tmp_path}/a.png:prefix=1"])
     picture = pixels[..., None] / np.float32(127.5) - 1
-    np.testing.assert_array_equal(said.given["clip"][:, 0], np.broadcast_to(picture, (2, 4, 4, 1)))
+    np.testing.assert_array_equal(said.given["clip"][:, 0], picture[None])
     assert said.prefix == {"clip": 1} and np.all(np.isfinite(said.given["clip"]))
 
 
@@ -113,13 +113,13 @@ def test_a_short_clip_is_a_beginning_or_an_error_that_says_how_long_it_is(tmp_pa
     clip, stream = bytes_in((3, 4, 4, 1)), video((6, 4, 4, 1), patch=(2, 2, 2))
     file, longer = video((3, 4, 4, 1), patch=(1, 2, 2)).view.save(clip, tmp_path / "a"), bytes_in((4, 4, 4, 1))
     longer = video((4, 4, 4, 1), patch=(1, 2, 2)).view.save(longer, tmp_path / "b")
-    said = read_given({"clip": stream}, [f"clip={file}:prefix=1"], 1)
+    said = read_given({"clip": stream}, [f"clip={file}:prefix=1"])
     np.testing.assert_array_equal(said.given["clip"][0, :2], clip[:2])
     for ending in ("", f",{longer}", ":prefix=2", f",{longer}:prefix=2"):
         with pytest.raises(ValueError, match="there are 1 of 3 groups of clip: add :prefix=1"):
-            read_given({"clip": stream}, [f"clip={file}{ending}"], 2)
+            read_given({"clip": stream}, [f"clip={file}{ending}"])
     with pytest.raises(ValueError, match="there are 2 of 3 groups of clip: add :prefix=2"):
-        read_given({"clip": stream}, [f"clip={longer}"], 1)
+        read_given({"clip": stream}, [f"clip={longer}"])
 
 
 def test_what_cannot_be_read_is_an_error_that_names_it(tmp_path):

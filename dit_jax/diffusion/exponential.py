@@ -85,7 +85,7 @@ def exponential(order: int = 1, eta: float = 0.0, corrector: int = 0) -> Solver:
             moved[name], state[name] = move(process, *own, state[name])
         return moved, state
 
-    return Solver(init, step)
+    return Solver(init, step, is_stochastic=eta > 0)
 
 
 def _corrected(alpha_t: Array, z: Array, x0: Array, history: History, points: int, always: bool, a: float) -> Array:

@@ -24,15 +24,19 @@ from dit_jax.diffusion.stream import Arrays, Levels, Predict, Processes
 
 
 class Solver(NamedTuple):
-    """See above. The rows of solvers.SOLVERS are such pairs."""
+    """See above. The rows of solvers.SOLVERS are such pairs. is_stochastic: whether steps add noise of their own, as
+    those of an SDE do; where they do not, where a sample ends is a function of where it starts."""
 
     init: Callable[[Arrays, Levels], Any]
     step: Callable[[Predict, Processes, Array, Arrays, Levels, Levels, Any], tuple[Arrays, Any]]
+    is_stochastic: bool = False
 
 
-def stateless(step: Callable[[Predict, Processes, Array, Arrays, Levels, Levels], Arrays]) -> Solver:
+def stateless(
+    step: Callable[[Predict, Processes, Array, Arrays, Levels, Levels], Arrays], is_stochastic: bool = False
+) -> Solver:
     """A solver that remembers nothing, of step(predict, processes, keys, x, t, s) -> x."""
-    return Solver(lambda x, t: {}, lambda *arguments: (step(*arguments[:-1]), arguments[-1]))
+    return Solver(lambda x, t: {}, lambda *arguments: (step(*arguments[:-1]), arguments[-1]), is_stochastic)
 
 
 def continuous(processes: Processes) -> dict[str, Gaussian]:

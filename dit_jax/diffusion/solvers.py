@@ -61,7 +61,7 @@ def heun(churn: float = 0.0, band: tuple[float, float] = (0.05, 50.0), inflate: 
             moved[name] = jnp.where(is_last, x0, euler(z, slope, level, lower))
         return moved
 
-    return stateless(step)
+    return stateless(step, is_stochastic=churn > 0)
 
 
 def euler_maruyama() -> Solver:
@@ -84,7 +84,7 @@ def euler_maruyama() -> Solver:
             moved[name] = move(process, *own)
         return moved
 
-    return stateless(step)
+    return stateless(step, is_stochastic=True)
 
 
 SOLVERS: dict[str, Solver] = {

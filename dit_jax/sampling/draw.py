@@ -34,12 +34,14 @@ def draw(
     weak: Network | None = None,
     start: dict[str, np.ndarray] | None = None,
     examples: dict[str, np.ndarray] | None = None,
+    rows: range | None = None,
 ) -> Iterator[dict[str, np.ndarray]]:
     """Yield samples 0 ... options.num - 1 of a seed, in order, in batches {name: [at most options.batch, *shape]}.
 
-    Sample i depends on neither the number of samples, nor the batch, nor the mesh. The batch is rounded up to a
-    multiple of the mesh, and the last one filled up, so that there is one program to compile. A stream that could be
-    drawn and is not is left out. weak: the network that options.weak names. start, examples: see `make_plan`.
+    Sample i depends on neither the number of samples, nor the batch, nor the mesh, but for rounding. The batch is
+    rounded up to a multiple of the mesh, and the last one filled up, so that there is one program to compile. A stream
+    that could be drawn and is not is left out. weak: the network that options.weak names. start, examples: see
+    `make_plan`. rows: those to draw, if not all.
 
     Raises what `make_plan` raises, and ValueError if the weak network is missing or has other streams.
     """
@@ -50,10 +52,10 @@ def draw(
     sampler = _sampler(run, models, mesh, _compiled_for(options), plan.order)
     w = jax.tree.map(np.float32, options.excess())
     spread = NamedSharding(mesh, BATCH)
-    for these in equal_batches(options.num, options.batch, mesh):
-        inputs = jax.tree.map(lambda values, these=these: values[these], (plan.rows, plan.given, plan.start))
-        sample = sampler(params, jax.random.key(options.seed), w, *jax.device_put(inputs, spread))
-        yield {name: np.asarray(array)[: options.num - these[0]] for name, array in sample.items()}
+    rows = range(options.num) if rows is None else rows
+    for these in equal_batches(options.num, options.batch, mesh, rows):
+        sample = sampler(params, jax.random.key(options.seed), w, *jax.device_put(plan.take(these), spread))
+        yield {name: np.asarray(array)[: rows.stop - these[0]] for name, array in sample.items()}
 
 
 def _compiled_for(options: SampleOptions) -> SampleOptions:
@@ -99,12 +101,29 @@ def _sampler(
     return sampler
 
 
-def equal_batches(num: int, batch: int, mesh: Mesh) -> Iterator[np.ndarray]:
-    """Rows 0 ... num - 1 in batches of one size, a multiple of the mesh; the last is filled up with the last row."""
-    parts = batch_devices(mesh)
+def equal_batches(num: int, batch: int, mesh: Mesh, rows: range | None = None) -> Iterator[np.ndarray]:
+    """Rows 0 ... num - 1, or some of them, in batches of one size, a multiple of the mesh; the last is filled up with
+    the last row."""
+    parts, rows = batch_devices(mesh), range(num) if rows is None else rows
     size = -(-min(batch, num) // parts) * parts
-    for first in range(0, num, size):
-        yield np.minimum(np.arange(first, first + size), num - 1)
+    for first in range(rows.start, rows.stop, size):
+        yield np.minimum(np.arange(first, first + size), rows.stop - 1)
+
+
+def check_drawn(streams: Streams, sample: dict[str, np.ndarray], names: Iterable[str], first: int = 0) -> None:
+    """Raises ValueError if values that were drawn are not finite, or tokens do not exist. names: of what was drawn.
+    first: the row of the first sample."""
+    for name in names:
+        values, vocabulary = sample[name], streams[name].process.vocabulary
+        good = np.isfinite(values) if vocabulary is None else (values >= 0) & (values < vocabulary)
+        wrong = np.flatnonzero(~good.reshape(len(values), -1).all(1)) + first
+        if len(wrong):
+            which = ", ".join(map(str, wrong[:3])) + (f" and {len(wrong) - 3} more" if len(wrong) > 3 else "")
+            what = "not finite" if vocabulary is None else f"not of tokens 0 ... {vocabulary - 1}"
+            raise ValueError(
+                f"sample {which}: {name} is {what}; draw with less guidance, more steps or another solver, and if that "
+                "is no help, the checkpoint is broken: look at the loss in its metrics.jsonl, and train on from before"
+            )
 
 
 def gather(batches: Iterator[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:

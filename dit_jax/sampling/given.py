@@ -1,4 +1,4 @@
-"""Conditions from the command line: 'label=3' -> {"label": an array with one value for each sample}."""
+"""Conditions from the command line: 'label=3' -> {"label": its values, which samples take in turn}."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -9,7 +9,7 @@ from dit_jax.diffusion.stream import Streams
 
 
 class Given(NamedTuple):
-    """What is known of samples before they are drawn, as `diffusion.sampler.sample` takes it."""
+    """What is known of samples before they are drawn: {name: [k, *shape]}, of which sample i takes value i % k."""
 
     given: dict[str, np.ndarray]
     prefix: dict[str, int]
@@ -32,11 +32,13 @@ def parse_given(streams: Streams, text: str) -> tuple[str, str, int | None]:
     return name, value, int(count)
 
 
-def read_given(streams: Streams, texts: Sequence[str], num: int) -> Given:
-    """'STREAM=VALUE' texts -> {name: [num, *shape]}; several values of a stream take turns.
+def read_given(streams: Streams, texts: Sequence[str]) -> Given:
+    """'STREAM=VALUE' texts -> {name: [k, *shape]}; several values of a stream take turns.
 
     'STREAM=VALUE:prefix=K' gives the first K groups, such as frames, of a value. A value with hidden tokens, such as
-    text with a gap, is where the stream starts from. Raises ValueError for anything else that cannot be read.
+    text with a gap, is where the stream starts from. A condition whose every value is the mask, as label=none is, is
+    not given: it is absent, at t = 1. Among other values the mask is one of them, which is the same, for a masked
+    stream's network is told no level. Raises ValueError for anything else that cannot be read.
     """
     found = Given({}, {}, {})
     for text in texts:
@@ -51,7 +53,9 @@ def read_given(streams: Streams, texts: Sequence[str], num: int) -> Given:
             known = unknown.argmax(1)[unknown.any(1)].min()
             has = f"there are {known} of {stream.groups} groups of {name}"
             raise ValueError(f"--given={text}: {has}: add :prefix={known}")
-        values = np.nan_to_num(values)[np.arange(num) % len(values)]
-        has_gaps = np.any(stream.process.is_mask(values))
-        (found.start if has_gaps else found.given)[name] = values
+        values, is_mask = np.nan_to_num(values), stream.process.is_mask(values)
+        if stream.head is not None and np.any(is_mask):
+            found.start[name] = values
+        elif not np.all(is_mask):
+            found.given[name] = values
     return found

@@ -1,5 +1,6 @@
 """Interpolation between two samples: the noise on the great circle between theirs."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -13,7 +14,8 @@ from dit_jax.diffusion.encode import encode_rows
 from dit_jax.diffusion.interpolate import slerp
 from dit_jax.diffusion.keys import example_keys
 from dit_jax.diffusion.sampler import priors
-from dit_jax.diffusion.stream import Arrays, drawable
+from dit_jax.diffusion.solvers import SOLVERS
+from dit_jax.diffusion.stream import Arrays, Streams, drawable
 from dit_jax.run import Run, SampleOptions, Seed
 from dit_jax.sampling.draw import Network, bound, networks
 from dit_jax.sampling.given import read_given
@@ -26,17 +28,11 @@ def interpolation_noise(
     """What options.num samples `start` from on the way from one end to the other: {name: [num, *shape]}.
 
     ends: 'A,B', two seeds, which stand for their sample 0, or two files of the stream that is drawn and can read them,
-    which are encoded. Raises ValueError if it is neither, and what the stream raises for a file that it cannot read.
+    which are encoded. Raises ValueError if it is neither, what `check_interpolation` raises, and what the stream raises
+    for a file that it cannot read.
     """
-    given = read_given(run.streams, options.given, 1).given
-    moving = {
-        name: stream
-        for name, stream in drawable(run.streams).items()
-        if name not in given and stream.process.is_continuous
-    }
-    words = ends.split(",")
-    if len(words) != 2:
-        raise ValueError(f"--interpolate={ends} should be two seeds or two files, such as 3,7")
+    given = {name: values[:1] for name, values in read_given(run.streams, options.given).given.items()}
+    moving, words = check_interpolation(run.streams, options, ends, given), ends.split(",")
     if all(word.isdigit() for word in words):
         keys = jnp.stack([jax.random.key(checked(int(word), Seed, "--interpolate")) for word in words])
         noise = priors(moving, jax.vmap(lambda key: example_keys(key, jnp.zeros(1, int))[0])(keys))
@@ -50,6 +46,28 @@ def interpolation_noise(
     weights = jnp.linspace(0.0, 1.0, options.num)
     a, b = ({name: jnp.repeat(z[i : i + 1], options.num, 0) for name, z in noise.items()} for i in (0, 1))
     return {name: np.asarray(slerp(a[name], b[name], weights)) for name in noise}
+
+
+def check_interpolation(streams: Streams, options: SampleOptions, ends: str, given: Iterable[str]) -> Streams:
+    """The streams whose noise is interpolated: those that are drawn, and follow a flow.
+
+    Raises ValueError if there is none, for a solver whose steps add noise, under which the ends would not be the
+    samples that they stand for (from pure noise, ancestral steps even forget where they began, and all samples would be
+    one), and for ends that are not two.
+    """
+    if len(ends.split(",")) != 2:
+        raise ValueError(f"--interpolate={ends} should be two seeds or two files, such as 3,7")
+    if SOLVERS[options.solver].is_stochastic:
+        able = ", ".join(name for name, solver in SOLVERS.items() if not solver.is_stochastic)
+        raise ValueError(f"--interpolate={ends} takes a solver without noise: {able}; not {options.solver}")
+    wanted = options.drawn or drawable(streams).keys()
+    moving = {name: stream for name, stream in drawable(streams).items() if name in wanted and name not in given}
+    moving = {name: stream for name, stream in moving.items() if stream.process.is_continuous}
+    if not moving:
+        flowing = [name for name, stream in drawable(streams).items() if stream.process.is_continuous]
+        hint = f"draw {' or '.join(flowing)}, given no part of it" if flowing else "no stream of this run has any"
+        raise ValueError(f"--interpolate={ends}: nothing that is drawn has noise to go from and to; {hint}")
+    return moving
 
 
 def _encoded(

@@ -19,13 +19,20 @@ class Order(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """given, start: {name: [num, *shape]}, as `diffusion.sampler.sample` takes them. rows [num]: whose randomness each
-    sample has."""
+    """given, known: {name: [k, *shape]}, whole values and those with gaps, which samples take in turn. start: what
+    samples are at t = 1, {name: [num, *shape]}; such samples share all else, which is sample 0's."""
 
     order: Order
-    rows: np.ndarray
     given: dict[str, np.ndarray]
+    known: dict[str, np.ndarray]
     start: dict[str, np.ndarray]
+
+    def take(self, samples: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray], dict[str, np.ndarray]]:
+        """(rows, given, start) of samples [B]: whose randomness each has, and what is known of it, as
+        `diffusion.sampler.sample` takes them."""
+        rows = np.zeros_like(samples) if self.start else samples
+        given, known = ({k: x[rows % len(x)] for k, x in values.items()} for values in (self.given, self.known))
+        return rows, given, known | {name: values[samples] for name, values in self.start.items()}
 
 
 def make_plan(
@@ -36,26 +43,29 @@ def make_plan(
 ) -> Plan:
     """Read what options.given names, and check that it can be drawn from.
 
-    examples {name: [num, *shape]}: given beside options.given. start {name: [num, *shape]}: what streams are at t = 1;
-    such samples share all else, which is sample 0's. Raises ValueError for what cannot be read, and for streams that
-    cannot be drawn, drawn first, guided or rolled out; OSError for a file that cannot be read.
+    examples {name: [num, *shape]}: given beside options.given. start: see `Plan`. Raises ValueError for what cannot be
+    read, where nothing is left to draw, and for streams that cannot be drawn, drawn first, guided or rolled out;
+    OSError for a file that cannot be read.
     """
-    rows = np.arange(options.num) if start is None else np.zeros(options.num, int)
-    read = read_given(streams, options.given, options.num)
-    given = {name: value[rows] for name, value in read.given.items()} | (examples or {})
-    known = {name: value[rows] for name, value in read.start.items()}
+    read = read_given(streams, options.given)
+    given = read.given | (examples or {})
     able = tuple(drawable(streams))
     left = tuple(name for name in able if name not in given or name in read.prefix)
     chosen = tuple(options.drawn) or able
     first = tuple(name for name in options.first if name in chosen)
     order = Order(tuple(sorted(read.prefix.items())), chosen, first, left)
     _check_order(streams, options, order, given)
-    _check_rollout(streams, options, starts=bool(known or start))
-    return Plan(order, rows, given, known | (start or {}))
+    _check_rollout(streams, options, starts=bool(read.start or start))
+    return Plan(order, given, read.start, start or {})
 
 
 def _check_order(streams: Streams, options: SampleOptions, order: Order, given: dict) -> None:
     able = tuple(drawable(streams))
+    if not order.could_be_drawn:
+        raise ValueError(
+            f"given = {' '.join(options.given)} leaves nothing to draw, which should be one of: {', '.join(able)}; "
+            "leave one out, or give a part of it: the first groups by :prefix=K, or a text with a gap, *"
+        )
     if not {*options.drawn} <= {*order.could_be_drawn}:
         raise ValueError(f"drawn = {','.join(options.drawn)} should be some of: {', '.join(order.could_be_drawn)}")
     if not {*options.first} <= {*able}:

@@ -31,14 +31,18 @@ def label(classes: Annotated[int, Range(at_least=1, at_most=2**24)], dropout_rat
 
 
 def read(text: str, classes: int) -> np.ndarray:
-    """'3', '0,2,5', 'all', or 'random' for 50,000 drawn evenly, always the same -> labels [k]."""
+    """'3', '0,2,5', 'all', or 'random' for 50,000 drawn evenly, always the same -> labels [k].
+
+    'none', also in a list, is the null class: the mask, `classes`.
+    """
     if text == "random":
         return np.random.default_rng(0).integers(classes, size=50_000, dtype=np.int32)
     try:
-        labels = np.arange(classes) if text == "all" else np.array([int(word) for word in text.split(",")])
+        words = [*map(str, range(classes))] if text == "all" else text.split(",")
+        numbers = [None if word == "none" else int(word) for word in words]
     except ValueError:
-        raise ValueError(f"a label is an integer, a list such as 0,2,5, all or random; not {text!r}") from None
-    wrong = labels[(labels < 0) | (labels >= classes)]
-    if len(wrong):
-        raise ValueError(f"label {wrong[0]} does not exist: labels are 0 ... {classes - 1}")
-    return labels.astype(np.int32)
+        raise ValueError(f"a label is an integer, a list such as 0,2,5, all, random or none; not {text!r}") from None
+    for number in numbers:
+        if number is not None and not 0 <= number < classes:
+            raise ValueError(f"label {number} does not exist: labels are 0 ... {classes - 1}, and none")
+    return np.array([classes if number is None else number for number in numbers], np.int32)
