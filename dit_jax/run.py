@@ -4,7 +4,7 @@ import dataclasses
 import math
 import re
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, Literal
 
 import optax
 
@@ -37,6 +37,7 @@ class DataOptions:
     batch_size: Batch = 64
     augment: Annotated[str, AUGMENTATIONS] = "none"
     threads: Annotated[int, Range(at_least=0, at_most=1024)] = 1  # that prepare batches ahead
+    changed: Literal["refuse", "allow"] = "refuse"  # whether a run goes on with other data than it was trained on
 
     def __post_init__(self) -> None:
         check_fields(self)

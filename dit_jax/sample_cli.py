@@ -29,11 +29,12 @@ def main(
     out: Annotated[str, "where samples.png and samples.npz go"] = "samples",
     fsdp: Annotated[int, "devices that share one copy of the parameters"] = 1,
     vae: Annotated[str, "safetensors of the VAE that the run's latents are of: pictures are decoded"] = "",
+    step: Annotated[int, "the checkpoint to draw from; -1 is the newest"] = -1,
     interpolate: Annotated[str, "A,B: from one to the other of two seeds, or of two image files"] = "",
     options: Annotated[dict[str, Any] | None, SampleOptions] = None,
 ) -> None:
     """Draw samples of a run and write them; options are those of SampleOptions that differ from the run's."""
-    run, params, mesh = restore_run(workdir, fsdp)
+    run, params, mesh = restore_run(workdir, fsdp, step)
     run = seen_through(run, vae)
     how = dataclasses.replace(run.sample, **(options or {}))
     weak = start = None

@@ -1,7 +1,6 @@
 """A checkpoint gives back what it was given, on any mesh, to who asks for the same network, and says what it lacks."""
 
 import copy
-import shutil
 import types
 
 import jax
@@ -12,16 +11,8 @@ import pytest
 
 from dit_jax.parallel.mesh import make_mesh
 from dit_jax.parallel.modes import jit_mode
-from dit_jax.training.checkpoint import (
-    CheckpointError,
-    open_manager,
-    open_reader,
-    read_meta,
-    restore,
-    restore_ema,
-    save,
-    save_weights,
-)
+from dit_jax.training.checkpoint import CheckpointError, newest_good, read_arrays, restore, steps
+from dit_jax.training.saving import Saver, save_weights
 from dit_jax.training.step import make_init
 
 pytestmark = pytest.mark.usefixtures("quick")
@@ -32,6 +23,7 @@ CONFIG = {
     "model": {"width": 16, "depth": 2, "heads": 2},
     "data": {"batch_size": 8},
 }
+ABOUT = {"config": CONFIG, "keys_apart": True}
 LAYOUTS = {"data": {"data": 8}, "fsdp": {"fsdp": 8}}
 
 
@@ -53,10 +45,20 @@ def abstract(axes: dict):
     return jit_mode(make_mesh(**axes)).abstract(init)
 
 
-def write(workdir, *steps: int, keep: int = 9, axes: dict = LAYOUTS["data"]):
-    with open_manager(workdir, keep) as manager:
-        for step in steps:
-            save(manager, step, made(axes, step)._replace(step=jnp.asarray(step, jnp.int32)), CONFIG)
+def write(workdir, *numbers: int, keep: int = 9, axes: dict = LAYOUTS["data"]):
+    with Saver(workdir, keep) as saver:
+        for number in numbers:
+            saver.save(number, made(axes, number), ABOUT)
+
+
+def averages(workdir, axes: dict | None = None, step: int | None = None):
+    """Those of the newest good checkpoint, or of that of a step."""
+    wanted = {"ema": abstract(axes or {}).ema}
+    return newest_good(workdir, lambda checkpoint: read_arrays(checkpoint, wanted), step)["ema"]
+
+
+def read_meta(workdir, step: int | None = None) -> dict:
+    return newest_good(workdir, lambda checkpoint: checkpoint.meta, step)
 
 
 def same(a, b):
@@ -66,11 +68,10 @@ def same(a, b):
 @pytest.mark.parametrize(("before", "after"), [("fsdp", "data"), ("data", "fsdp")])
 def test_a_state_comes_back_to_the_last_bit_on_another_mesh(before, after, tmp_path):
     state, wanted = made(LAYOUTS[before]), abstract(LAYOUTS[after])
-    with open_manager(tmp_path, 2) as manager:
-        save(manager, 7, state, CONFIG)
-    with open_manager(tmp_path, 2) as manager:
-        done, restored = restore(manager, wanted, CONFIG)
-    assert done == 7 and int(restored.step) == 7
+    with Saver(tmp_path, 2) as saver:
+        saver.save(7, state, ABOUT)
+    done, restored, keys_apart = restore(tmp_path, wanted, CONFIG)
+    assert done == 7 and int(restored.step) == 7 and keys_apart
     same(restored, state)
     assert not np.array_equal(*(x.params["params"]["blocks"]["mlp"]["in"]["kernel"] for x in (state, made({}, 1))))
     as_asked = jax.tree.map(lambda x, asked: x.sharding.is_equivalent_to(asked.sharding, x.ndim), restored, wanted)
@@ -81,8 +82,7 @@ def test_a_state_comes_back_to_the_last_bit_on_another_mesh(before, after, tmp_p
 
 def test_the_average_can_be_read_alone_and_is_not_the_parameters(tmp_path):
     write(tmp_path, 3)
-    with open_reader(tmp_path) as reader:
-        ema = restore_ema(reader, abstract(LAYOUTS["fsdp"]).ema)
+    ema = averages(tmp_path, LAYOUTS["fsdp"])
     same(ema, made({}, 3).ema)
     kernel = ema["params"]["blocks"]["mlp"]["in"]["kernel"]
     assert kernel.sharding.shard_shape(kernel.shape) == (2, 2, 8)
@@ -90,9 +90,8 @@ def test_the_average_can_be_read_alone_and_is_not_the_parameters(tmp_path):
 
 def test_it_is_the_newest_that_is_read_and_it_says_of_itself_what_it_is(tmp_path):
     write(tmp_path, 3, 12)
-    with open_reader(tmp_path) as reader:
-        meta = read_meta(reader)
-        same(restore_ema(reader, abstract({}).ema), made({}, 12).ema)
+    meta = read_meta(tmp_path)
+    same(averages(tmp_path), made({}, 12).ema)
     assert meta["step"] == 12 and meta["config"] == CONFIG and meta["versions"]["jax"] == jax.__version__
     assert "source" not in meta
 
@@ -108,39 +107,49 @@ def test_options_that_are_newer_than_a_checkpoint_are_no_reason_to_refuse_it(tmp
     config = copy.deepcopy(CONFIG)
     config["model"]["new"] = "none"
     config["streams"]["image"]["newer"] = 3
-    with open_manager(tmp_path, 9) as manager:
-        assert restore(manager, abstract({}), config)[0] == 4
+    assert restore(tmp_path, abstract({}), config)[0] == 4
 
 
 @pytest.mark.parametrize(
-    ("section", "change"),
+    ("section", "change", "message"),
     [
-        ("model", lambda model: model.update(width=32)),
-        ("model", lambda model: model.pop("heads")),
-        ("streams", lambda streams: streams["image"].update(patch=4)),
-        ("streams", lambda streams: streams["image"].update(shape=[8, 8, 3])),
-        ("streams", lambda streams: streams["image"].pop("patch")),
-        ("streams", lambda streams: streams.pop("label")),
-        ("streams", lambda streams: streams.update(label="a label")),
+        ("model", lambda model: model.update(width=32), "model.width was 16 and is 32"),
+        ("model", lambda model: model.pop("heads"), "model.heads was 2 and is absent"),
+        ("streams", lambda streams: streams["image"].update(patch=4), "streams.image.patch was 2 and is 4"),
+        (
+            "streams",
+            lambda streams: streams["image"].update(shape=[8, 8, 3]),
+            r"streams.image.shape was \[8, 8, 1\] and is \[8, 8, 3\]",
+        ),
+        ("streams", lambda streams: streams["image"].pop("patch"), "streams.image.patch was 2 and is absent"),
+        ("streams", lambda streams: streams.pop("label"), "streams.label was a stream of kind 'label' and is absent"),
+        ("streams", lambda streams: streams.update(label="a label"), "streams.label was a stream of kind 'label' and"),
+        (
+            "streams",
+            lambda streams: streams.update(other={"kind": "text"}),
+            "streams.other was absent and is a stream of kind 'text'",
+        ),
     ],
 )
-def test_another_network_is_refused_whatever_has_changed_in_it_and_however_deep(section, change, tmp_path):
+def test_another_network_is_refused_by_key_whatever_has_changed_in_it_and_however_deep(
+    section, change, message, tmp_path
+):
     write(tmp_path, 4)
     config = copy.deepcopy(CONFIG)
     change(config[section])
-    with open_manager(tmp_path, 9) as manager, pytest.raises(CheckpointError, match=rf"another network.* {section}"):
-        restore(manager, abstract({}), config)
+    with pytest.raises(CheckpointError, match=rf"/4 holds another network: {message}.*; choose another --workdir"):
+        restore(tmp_path, abstract({}), config)
+    assert steps(tmp_path) == [4]
 
 
 def test_weights_from_elsewhere_can_be_drawn_from_and_not_trained_further(tmp_path):
     ema = made({}).ema
     save_weights(tmp_path, ema, CONFIG, "a paper")
-    with open_reader(tmp_path) as reader:
-        meta = read_meta(reader)
-        same(restore_ema(reader, abstract(LAYOUTS["fsdp"]).ema), ema)
+    meta = read_meta(tmp_path)
+    same(averages(tmp_path, LAYOUTS["fsdp"]), ema)
     assert meta["step"] == 0 and meta["source"] == "a paper" and meta["config"] == CONFIG
-    with open_manager(tmp_path, 9) as manager, pytest.raises(CheckpointError, match="the weights of a paper"):
-        restore(manager, abstract({}), CONFIG)
+    with pytest.raises(CheckpointError, match="the weights of a paper"):
+        restore(tmp_path, abstract({}), CONFIG)
 
 
 def test_weights_are_never_written_over_a_checkpoint(tmp_path):
@@ -149,32 +158,19 @@ def test_weights_are_never_written_over_a_checkpoint(tmp_path):
     for workdir, seed in ((tmp_path / "trained", 4), (tmp_path / "converted", 1)):
         with pytest.raises(CheckpointError, match="already; choose another --workdir"):
             save_weights(workdir, made({}, 2).ema, CONFIG, "another")
-        with open_reader(workdir) as reader:
-            same(restore_ema(reader, abstract({}).ema), made({}, seed).ema)
-
-
-def test_what_cannot_be_read_is_named_with_the_newest_step_before_it(tmp_path):
-    write(tmp_path, 2, 10, 30)
-    shutil.rmtree(tmp_path / "checkpoints" / "30" / "ema")
-    with open_reader(tmp_path) as reader, pytest.raises(CheckpointError, match=r"/30 cannot be read .*from step 10$"):
-        restore_ema(reader, abstract({}).ema)
-    for step in ("2", "10"):
-        shutil.rmtree(tmp_path / "checkpoints" / step)
-    with open_reader(tmp_path) as reader, pytest.raises(CheckpointError, match=r"/30 cannot .*there is no earlier one"):
-        restore_ema(reader, abstract({}).ema)
+        same(averages(workdir), made({}, seed).ema)
 
 
 def test_where_there_is_no_checkpoint_the_error_says_what_to_do(tmp_path):
     with pytest.raises(CheckpointError, match=r"there is no checkpoint in .*train with this --workdir first"):
-        open_reader(tmp_path)
+        averages(tmp_path)
     assert not [*tmp_path.iterdir()]
-    with (
-        open_manager(tmp_path, 1) as manager,
-        pytest.raises(CheckpointError, match=r"there is no checkpoint in .*first"),
-    ):
-        read_meta(manager)
-    with open_reader(tmp_path) as reader, pytest.raises(CheckpointError, match=r"there is no checkpoint in .*first"):
-        read_meta(reader)
+    assert restore(tmp_path, abstract({}), CONFIG) == (0, None, True)
+    write(tmp_path, 3, 12)
+    with pytest.raises(CheckpointError, match=r"checkpoints has no checkpoint 4; it has 3, 12$"):
+        averages(tmp_path, step=4)
+    same(averages(tmp_path, step=3), made({}, 3).ema)
+    assert read_meta(tmp_path, 3)["step"] == 3
 
 
 def test_a_reader_changes_nothing_even_what_is_half_written(tmp_path):
@@ -184,9 +180,8 @@ def test_a_reader_changes_nothing_even_what_is_half_written(tmp_path):
     (half / "params").mkdir(parents=True)
     there = lambda: {str(path): path.stat().st_mtime_ns for path in sorted(tmp_path.rglob("*"))}
     before = there()
-    with open_reader(tmp_path) as reader:
-        assert read_meta(reader)["step"] == 3
-        restore_ema(reader, abstract({}).ema)
+    assert read_meta(tmp_path)["step"] == 3
+    averages(tmp_path)
     assert there() == before
     write(tmp_path, 5)
     assert {path.name for path in half.parent.iterdir()} == {"1", "2", "3", "5"}

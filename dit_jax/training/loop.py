@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dit_jax.data import pipeline, sources
+from dit_jax.data.identity import identity
 from dit_jax.diffusion.joint_levels import JOINT_LEVELS
 from dit_jax.diffusion.keys import domain
 from dit_jax.diffusion.objective import OBJECTIVES
@@ -25,7 +26,9 @@ from dit_jax.sampling.plan import make_plan
 from dit_jax.sampling.sheet import sheet
 from dit_jax.training import checkpoint
 from dit_jax.training.flops import PEAK, matmul_flops
+from dit_jax.training.lock import locked
 from dit_jax.training.metrics import Meter, Writer
+from dit_jax.training.saving import Saver
 from dit_jax.training.step import Step, make_init, make_step
 
 
@@ -45,14 +48,15 @@ def train(run: Run, workdir: Path):
     init = make_init(run.model, run.optimizer)
     meter = Meter(run.data.batch_size, _flops(run), _peak(mesh))
     workdir.mkdir(parents=True, exist_ok=True)
-    with checkpoint.open_manager(workdir, run.checkpoint.keep) as manager, interruptible() as asked:
-        apart = checkpoint.keys_apart(manager)
+    with locked(workdir), Saver(workdir, run.checkpoint.keep) as saver, interruptible() as asked:
+        data = identity(run.data.name, source)
+        done, state, apart = checkpoint.restore(workdir, mode.abstract(init), run.config, data, run.data.changed)
+        about = {"config": run.config, "data": data, "keys_apart": apart}
         init_key, root = training_keys(run.train.seed, apart)
         step = mode.compile(_step(run, root, mode))
-        if manager.latest_step() is None:
-            done, state = 0, mode.create(init, init_key)
+        if state is None:
+            state = mode.create(init, init_key)
         else:
-            done, state = checkpoint.restore(manager, mode.abstract(init), run.config)
             print(f"resuming from step {done} of {workdir}")
         state = mode.adopt(state)
         batches = pipeline.batches(examples, done, run.data.batch_size, rows, run.data.threads)
@@ -74,9 +78,8 @@ def train(run: Run, workdir: Path):
                         drawn = gather(draw(run, mode.plain(state).ema, mesh, run.sample))
                         writer.picture(done, "samples", sheet(run.streams, drawn))
                 if done % run.checkpoint.every == 0 and done < run.train.steps:
-                    checkpoint.save(manager, done, mode.plain(state), run.config, apart)
-        if manager.latest_step() != done:
-            checkpoint.save(manager, done, mode.plain(state), run.config, apart)
+                    saver.save(done, mode.plain(state), about)
+        saver.save(done, mode.plain(state), about)
     print(f"{'stopped' if asked else 'finished'} at step {done}; checkpoint in {workdir / 'checkpoints' / str(done)}")
 
 
