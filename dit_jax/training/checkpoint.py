@@ -7,10 +7,12 @@ itself. Sampling needs `ema` and `meta` alone. saving.py writes them.
 
 import contextlib
 import dataclasses
+import gc
 import hashlib
 import importlib.metadata
 import json
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -43,6 +45,10 @@ class CheckpointError(OSError):
 
 class DamagedError(CheckpointError):
     """A checkpoint that is not as it was written."""
+
+    def __init__(self, path: Path, why: str):
+        super().__init__(f"{path} is damaged: {why}")
+        self.path = path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,11 +102,11 @@ def newest_good(
         for harm in damaged.values():
             print(f"{harm}{_set_aside(harm) if set_aside else ''}; step {path.name} is used")
         return found
-    raise CheckpointError("; ".join(map(str, damaged.values())) + ": no checkpoint is left, and nothing was changed")
+    raise CheckpointError("; ".join(map(str, damaged.values())) + ": none is left, and nothing was changed")
 
 
 def _set_aside(error: DamagedError) -> str:
-    path = Path(error.filename)
+    path = error.path
     if jax.process_index() == 0:
         taken = [*path.parent.glob(f"{path.name}.damaged*")]
         path = path.rename(f"{path}.damaged{f'-{len(taken) + 1}' if taken else ''}")
@@ -117,11 +123,11 @@ def load(path: Path) -> Checkpoint:
         step, config = meta["step"], meta["config"]
         assert isinstance(step, int) and isinstance(config, dict) and isinstance(meta["data_position"], int)
     except (OSError, ValueError, LookupError, TypeError, AssertionError) as error:
-        raise _damaged(path, "meta cannot be read", error) from error
+        raise DamagedError(path, f"meta cannot be read ({type(error).__name__})") from error
     if ("digest" in meta) != ("fingerprints" in meta) or ("digest" in meta and meta["digest"] != digest(meta)):
-        raise _damaged(path, "meta is not what was written")
+        raise DamagedError(path, "meta is not what was written")
     if str(step) != path.name:
-        raise _damaged(path, f"it is the checkpoint of step {step}")
+        raise DamagedError(path, f"it is the checkpoint of step {step}")
     return Checkpoint(path, meta)
 
 
@@ -133,17 +139,14 @@ def read_arrays(checkpoint: Checkpoint, wanted: dict[str, Any]) -> dict[str, Any
     """
     for name, tree in wanted.items():
         _check_layout(checkpoint, name, fingerprint.layout(tree))
-    arrays = {}
-    for name, tree in wanted.items():
-        with _reading(checkpoint.path, name) as reader:
-            arrays[name] = reader.restore(checkpoint.path / name, tree)
+    arrays = {name: _with_orbax(checkpoint.path / name, _restored(tree)) for name, tree in wanted.items()}
     found = fingerprint.survey(arrays)
     recorded = _flat(checkpoint.meta.get("fingerprints", {}))
     for leaf, value in found.fingerprints.items():
         if recorded.get(leaf, value) != value:
-            raise _damaged(checkpoint.path, f"{leaf} is not what was written")
+            raise DamagedError(checkpoint.path, f"{leaf} is not what was written")
     if found.not_finite:
-        raise _damaged(checkpoint.path, f"{found.not_finite[0]} has values that are not finite")
+        raise DamagedError(checkpoint.path, f"{found.not_finite[0]} has values that are not finite")
     return {name: _by_name(tree, checkpoint.meta) for name, tree in arrays.items()}
 
 
@@ -152,9 +155,9 @@ def _check_layout(checkpoint: Checkpoint, item: str, wanted: dict[str, str]) -> 
     if "fingerprints" in checkpoint.meta:
         recorded = {leaf: value.split()[0] for leaf, value in checkpoint.meta["fingerprints"].get(item, {}).items()}
     else:
-        with _reading(checkpoint.path, item) as reader:
-            tree = reader.metadata(checkpoint.path / item).item_metadata.tree
-            recorded = fingerprint.layout(tree)
+        recorded = _with_orbax(
+            checkpoint.path / item, lambda reader, at: fingerprint.layout(reader.metadata(at).item_metadata.tree)
+        )
     for leaf in {**wanted, **recorded}:
         was, now = recorded.get(leaf, "absent"), wanted.get(leaf, "absent")
         if was != now:
@@ -163,21 +166,24 @@ def _check_layout(checkpoint: Checkpoint, item: str, wanted: dict[str, str]) -> 
             )
 
 
-@contextlib.contextmanager
-def _reading(path: Path, item: str):
-    """Orbax, which raises errors of any kind, and pages of them, for files that are not what it wrote."""
+def _restored(tree: Any) -> Callable[[ocp.StandardCheckpointer, Path], Any]:
+    return lambda reader, at: reader.restore(at, tree)
+
+
+def _with_orbax(at: Path, ask: Callable[[ocp.StandardCheckpointer, Path], Read]) -> Read:
+    """What Orbax reads of an item. It raises errors of any kind, and has pages to say of them, for files that are not
+    what it wrote: all of that is one DamagedError."""
+    hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
     try:
-        with ocp.StandardCheckpointer() as reader:
-            yield reader
-    except Exception as error:
-        raise _damaged(path, f"{item} cannot be read", error) from error
-
-
-def _damaged(path: Path, why: str, error: BaseException | None = None) -> DamagedError:
-    kind = f" ({type(error).__name__})" if error is not None else ""
-    damaged = DamagedError(f"{path} is damaged: {why}{kind}")
-    damaged.filename = str(path)
-    return damaged
+        try:
+            with ocp.StandardCheckpointer() as reader:
+                return ask(reader, at)
+        except Exception as error:
+            kind = type(error).__name__
+        gc.collect()  # the coroutines that were reading other arrays, which complain as they go
+    finally:
+        sys.unraisablehook = hook
+    raise DamagedError(at.parent, f"{at.name} cannot be read ({kind})")
 
 
 def _flat(fingerprints: dict[str, dict[str, str]]) -> dict[str, str]:

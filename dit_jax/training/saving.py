@@ -2,7 +2,10 @@
 
 import contextlib
 import json
+import logging
+import re
 import shutil
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -32,21 +35,27 @@ class Saver:
         self._workdir, self._keep = Path(workdir), keep
         self._manager: ocp.CheckpointManager | None = None
         self._writing: int | None = None
+        self._waiting: threading.Thread | None = None
         self._failure = ""
 
     def __enter__(self) -> "Saver":
+        logging.getLogger("absl").addFilter(_is_not_orbax)
         return self
 
     def __exit__(self, kind, error, trace) -> None:
         self._settle()
         self._close()
+        logging.getLogger("absl").removeFilter(_is_not_orbax)
         if self._failure and kind is None:
             raise CheckpointError(f"{self._failure}: free some space, and run the same command again")
 
     @property
     def newest(self) -> int | None:
         """The step of the newest checkpoint, which may still be on its way."""
-        return self._writing if self._writing is not None else max(steps(self._workdir), default=None)
+        if self._waiting is not None and self._waiting.is_alive():
+            return self._writing
+        self._settle()
+        return max(steps(self._workdir), default=None)
 
     def save(self, step: int, state: State, about: dict[str, Any]) -> None:
         """Write `state` after `step` updates; returns once the arrays are copied, and writes while training goes on.
@@ -82,27 +91,34 @@ class Saver:
             self._manager = self._manager or self._open()
             self._purge()
             self._manager.save(step, args=ocp.args.Composite(meta=ocp.args.JsonSave(meta), **items), force=True)
-            self._writing, self._failure = step, ""
         except (OSError, ValueError) as error:  # as Orbax and TensorStore say that a disk is full
+            self._close()
             self._failed(step, error)
-
-    def _settle(self) -> None:
-        """Wait for what is being written, and warn if it could not be."""
-        if self._manager is None or self._writing is None:
             return
-        step, self._writing = self._writing, None
+        self._writing, self._failure = step, ""
+        self._waiting = threading.Thread(target=self._wait, args=(self._manager, step), daemon=True)
+        self._waiting.start()
+
+    def _wait(self, manager: ocp.CheckpointManager, step: int) -> None:
+        """Until it is written, in the background; a failure is said at once."""
         try:
-            self._manager.wait_until_finished()
+            manager.wait_until_finished()
             self._purge()
         except Exception as error:
             self._failed(step, error)
 
+    def _settle(self) -> None:
+        """Wait for what is being written. A manager that has failed remembers steps that are not there: it is closed."""
+        if self._waiting is not None:
+            self._waiting.join()
+            self._waiting = self._writing = None
+        if self._failure:
+            self._close()
+
     def _failed(self, step: int, error: Exception) -> None:
-        self._close()  # a manager that has failed remembers steps that are not there
         newest = max(steps(self._workdir), default=None)
         stays = "there is none" if newest is None else f"the newest is that of step {newest}"
-        reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {str(error).splitlines()[0]:.120}"
-        self._failure = f"the checkpoint of step {step} could not be written ({reason}); {stays}"
+        self._failure = f"the checkpoint of step {step} could not be written ({_reason(error)}); {stays}"
         print(f"{self._failure}; training goes on", flush=True)
 
     def _open(self) -> ocp.CheckpointManager:
@@ -122,6 +138,17 @@ class Saver:
     def _purge(self) -> None:
         if jax.process_index() == 0:
             shutil.rmtree(directory_of(self._workdir) / REMOVED, ignore_errors=True)
+
+
+def _is_not_orbax(record: logging.LogRecord) -> bool:
+    """What Orbax logs of a failure is pages, and is raised as well."""
+    return "orbax" not in Path(record.pathname).parts
+
+
+def _reason(error: Exception) -> str:
+    """Of a write that failed: what the system says, which TensorStore has in the middle of a long line."""
+    found = re.search(r"OS error \d+: (?:E[A-Z]+ )?([^\[\]]+)", str(error))
+    return getattr(error, "strerror", None) or (found[1].strip() if found else type(error).__name__)
 
 
 def save_weights(workdir: str | Path, params: Any, config: dict, source: str) -> None:
