@@ -174,6 +174,8 @@ def filled(workdir: Path, said: Path, limit: int, until: int) -> None:
 
     def freed(self, step, values):
         if step == until:
+            while "could not be written" not in said.read_text():  # which is said at once, while training goes on
+                time.sleep(0.1)
             resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
         told(self, step, values)
 

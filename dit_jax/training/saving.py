@@ -40,6 +40,7 @@ class Saver:
 
     def __enter__(self) -> "Saver":
         logging.getLogger("absl").addFilter(_is_not_orbax)
+        self._purge()  # what a process was about to delete that was killed
         return self
 
     def __exit__(self, kind, error, trace) -> None:
@@ -108,7 +109,7 @@ class Saver:
             self._failed(step, error)
 
     def _settle(self) -> None:
-        """Wait for what is being written. A manager that has failed remembers steps that are not there: it is closed."""
+        """Wait for what is being written. After a failure the manager remembers steps that are not there: close it."""
         if self._waiting is not None:
             self._waiting.join()
             self._waiting = self._writing = None
@@ -122,7 +123,7 @@ class Saver:
         print(f"{self._failure}; training goes on", flush=True)
 
     def _open(self) -> ocp.CheckpointManager:
-        """Removes what a killed process has half written, or half deleted."""
+        """Removes what a killed process has half written."""
         options = ocp.CheckpointManagerOptions(
             max_to_keep=self._keep, todelete_subdir=REMOVED, cleanup_tmp_directories=True
         )
