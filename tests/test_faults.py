@@ -189,7 +189,9 @@ def test_a_disk_that_fills_is_a_warning_and_the_next_checkpoint_is_tried(straigh
     workdir, said = shutil.copytree(straight / "2", tmp_path / "run"), tmp_path / "said"
     assert forked(filled, workdir, said, 20_000, 5) == 0, said.read_text()
     lines = [line for line in said.read_text().splitlines() if "could not be written" in line]
-    assert len(lines) == 1 and "the checkpoint of step 4 could not be written" in lines[0], said.read_text()
+    assert len(lines) == 1 and "the checkpoint of step 4 could not be written (File too large)" in lines[0], (
+        said.read_text()
+    )
     assert lines[0].endswith("; the newest is that of step 2; training goes on") and "Traceback" not in said.read_text()
     same(state(workdir, 6), state(straight / "6", 6))
     assert {path.name for path in (workdir / "checkpoints").iterdir()} == {"6"}
@@ -199,7 +201,7 @@ def test_a_disk_that_stays_full_is_an_error_at_the_end_and_the_newest_checkpoint
     workdir, said = shutil.copytree(straight / "2", tmp_path / "run"), tmp_path / "said"
     assert forked(filled, workdir, said, 20_000, 0) == 1, said.read_text()
     last = said.read_text().splitlines()[-1]
-    assert last.startswith("error: the checkpoint of step 6 could not be written (")
+    assert last.startswith("error: the checkpoint of step 6 could not be written (File too large)")
     assert last.endswith("; the newest is that of step 2: free some space, and run the same command again")
     assert "Traceback" not in said.read_text() and steps(workdir) == [2]
     same(state(workdir, 2), state(straight / "2", 2))

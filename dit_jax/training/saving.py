@@ -5,6 +5,7 @@ import json
 import logging
 import re
 import shutil
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -39,14 +40,13 @@ class Saver:
         self._failure = ""
 
     def __enter__(self) -> "Saver":
-        logging.getLogger("absl").addFilter(_is_not_orbax)
+        _hush_orbax()
         self._purge()  # what a process was about to delete that was killed
         return self
 
     def __exit__(self, kind, error, trace) -> None:
         self._settle()
         self._close()
-        logging.getLogger("absl").removeFilter(_is_not_orbax)
         if self._failure and kind is None:
             raise CheckpointError(f"{self._failure}: free some space, and run the same command again")
 
@@ -141,15 +141,23 @@ class Saver:
             shutil.rmtree(directory_of(self._workdir) / REMOVED, ignore_errors=True)
 
 
+def _hush_orbax() -> None:
+    """Orbax logs pages of a failure that it raises as well, and its threads go on for a while after it: for good."""
+    absl, hook = logging.getLogger("absl"), sys.unraisablehook
+    if _is_not_orbax not in absl.filters:
+        absl.addFilter(_is_not_orbax)
+        is_left_over = lambda error: isinstance(error, RuntimeError) and "Event loop is closed" in str(error)
+        sys.unraisablehook = lambda unraisable: None if is_left_over(unraisable.exc_value) else hook(unraisable)
+
+
 def _is_not_orbax(record: logging.LogRecord) -> bool:
-    """What Orbax logs of a failure is pages, and is raised as well."""
     return "orbax" not in Path(record.pathname).parts
 
 
 def _reason(error: Exception) -> str:
     """Of a write that failed: what the system says, which TensorStore has in the middle of a long line."""
-    found = re.search(r"OS error \d+: (?:E[A-Z]+ )?([^\[\]]+)", str(error))
-    return getattr(error, "strerror", None) or (found[1].strip() if found else type(error).__name__)
+    found = re.search(r": ([^:\[]+) \[os_error_code=", str(error))
+    return getattr(error, "strerror", None) or (found[1] if found else type(error).__name__)
 
 
 def save_weights(workdir: str | Path, params: Any, config: dict, source: str) -> None:
