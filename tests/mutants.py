@@ -116,7 +116,7 @@ TABLE: dict[str, list[tuple[str, str, str]]] = {
         ("return read(load(directory / str(step)))", "return read(load(directory / str(there[-1])))", "checkpoint"),
     ],
     "training/saving.py": [
-        ('"data_position": step,', '"data_position": step + 1,', "configs"),
+        ('"data_position": step,', '"data_position": step + 1,', "checkpoint"),
         ("{name: getattr(state, name) for name in ARRAYS}", "dict.fromkeys(ARRAYS, state.params)", "checkpoint"),
         ("max_to_keep=self._keep", "max_to_keep=2", "checkpoint"),
         ("        if found.not_finite:", "        if False:", "checkpoint"),
