@@ -214,7 +214,7 @@ def test_every_flag_about_drawing_means_what_it_means_when_sampling():
     own here."""
     said = parse(evaluate.main, ["--steps=4", "--first=name,image", "--given=label=1", "--given=name=x,y", "--num=3"])
     options = {"steps": 4, "first": ("name", "image"), "given": ("label=1", "name=x,y")}
-    assert said == {"workdir": "runs/digits", "guidance": ("1.0", "1.5"), "num": 3, "options": options}
+    assert said == {"workdir": "runs/digits", "guidance": ("1.0", "1.5"), "num": 3, "step": -1, "options": options}
     words = [f"--{name}={'0,1' if name == 'interval' else 1}" for name in options_of(SampleOptions)]
     every = parse(sample_cli.main, words)["options"]
     fields = {field.name for field in dataclasses.fields(SampleOptions)}
