@@ -243,6 +243,16 @@ def test_no_harm_to_any_file_goes_unseen(harm, two, tmp_path, capsys):
     assert noticed == {"params", "ema", "opt", "meta"}  # of whose files some hold nothing that is read
 
 
+@pytest.mark.parametrize("item", ["params", "ema", "opt"])
+def test_arrays_that_are_whole_and_not_those_that_were_written_are_damage(item, two, tmp_path, capsys):
+    """Those of another step: Orbax has nothing against them."""
+    at = shutil.copytree(two, tmp_path / "run") / "checkpoints"
+    shutil.rmtree(at / "12" / item)
+    shutil.copytree(at / "3" / item, at / "12" / item)
+    same(newest_good(tmp_path / "run", state_of)["opt"], made({}, 3).opt)
+    assert f"/12 is damaged: {item}/" in (said := capsys.readouterr().out) and "is not what was written; step 3" in said
+
+
 def test_a_bit_of_meta_that_flips_is_damage(two, tmp_path):
     """Any bit of it, whatever it says: it is not the position in the data, nor a width, that was written."""
     file = shutil.copytree(two, tmp_path / "run") / "checkpoints" / "12" / "meta" / "metadata"
