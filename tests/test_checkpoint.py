@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 import shutil
 import types
 
@@ -13,6 +14,7 @@ import pytest
 
 from dit_jax.parallel.mesh import make_mesh
 from dit_jax.parallel.modes import jit_mode
+from dit_jax.training import saving
 from dit_jax.training.checkpoint import CheckpointError, digest, load, newest_good, read_arrays, restore, steps
 from dit_jax.training.saving import NotFiniteError, Saver, save_weights
 from dit_jax.training.step import make_init
@@ -369,6 +371,16 @@ def test_what_is_not_finite_is_never_written(item, value, tmp_path):
         saver.save(4, state, ABOUT)
     assert steps(tmp_path) == [3]
     same(averages(tmp_path), made({}, 3).ema)
+
+
+def test_what_is_not_finite_is_passed_over_where_an_older_version_wrote_it(two, tmp_path, monkeypatch, capsys):
+    workdir, spoilt = shutil.copytree(two, tmp_path / "run"), made({}, 20)
+    whole = saving.survey
+    monkeypatch.setattr(saving, "survey", lambda arrays: whole(arrays)._replace(not_finite=[]))
+    with Saver(workdir, 9) as saver:
+        saver.save(20, spoilt._replace(ema=jax.tree.map(lambda x: x * jnp.nan, spoilt.ema)), ABOUT)
+    same(averages(workdir), made({}, 12).ema)
+    assert re.search("/20 is damaged: ema/.* has values that are not finite; step 12 is used", capsys.readouterr().out)
 
 
 def test_a_step_is_written_once(tmp_path):
