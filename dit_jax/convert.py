@@ -19,7 +19,7 @@ from dit_jax.names import choose
 from dit_jax.pretrained import dit, weights
 from dit_jax.restore import restore_run
 from dit_jax.run import Run
-from dit_jax.training.checkpoint import save_weights
+from dit_jax.training.saving import save_weights
 
 
 class Kind(NamedTuple):

@@ -41,12 +41,13 @@ def main(
     workdir: Annotated[str, "a directory that train.py has written"] = "runs/digits",
     guidance: Annotated[tuple, "a score for each of these scales; 1 is none"] = ("1.0", "1.5"),
     num: Annotated[int, "samples for each score, the classes in turn"] = 1000,
+    step: Annotated[int, "the checkpoint to score; -1 is the newest"] = -1,
     options: Annotated[dict[str, Any] | None, SampleOptions] = None,
 ) -> None:
     """Score a run; options are those of SampleOptions that differ from the run's."""
     if decided := {"given", "drawn"} & (options or {}).keys():
         raise ValueError(f"--{min(decided)} says nothing here: samples are scored given nothing, and given every part")
-    run, params, mesh = restore_run(workdir)
+    run, params, mesh = restore_run(workdir, step=step)
     how = dataclasses.replace(run.sample, num=num, **(options or {}))
     scales = [checked(float(scale), Annotated[float, Range()], "--guidance") for scale in guidance]
     labelled = "label" in sources.find(run.data.name, run.data.dir).info.features

@@ -37,6 +37,7 @@ class DataOptions:
     augment: Annotated[str, AUGMENTATIONS] = "none"
     threads: Annotated[int, Range(at_least=0, at_most=1024)] = 1  # that prepare batches ahead
     unreadable: Literal["stop", "skip"] = "stop"  # at a record that cannot be read, or take the next one
+    changed: Literal["refuse", "allow"] = "refuse"  # whether a run goes on with other data than it was trained on
 
     def __post_init__(self) -> None:
         check_fields(self)

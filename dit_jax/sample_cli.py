@@ -52,6 +52,7 @@ def main(
     out: Annotated[str, "where samples.png and samples.npz go"] = "samples",
     fsdp: Annotated[int, "devices that share one copy of the parameters"] = 1,
     vae: Annotated[str, "safetensors of the VAE that the run's latents are of: pictures are decoded"] = "",
+    step: Annotated[int, "the checkpoint to draw from; -1 is the newest"] = -1,
     interpolate: Annotated[str, "A,B: from one to the other of two seeds, or of two image files"] = "",
     overwrite: Annotated[bool, "replace what --out has of another protocol"] = False,
     part: Annotated[str, "INDEX,COUNT: this process of several; process 0 merges what all draw"] = "0,1",
@@ -60,7 +61,7 @@ def main(
     """Draw samples of a run and write them; options are those of SampleOptions that differ from the run's."""
     folder, (index, count) = Path(out), process_of(part)
     check_writable(folder)
-    run, params, mesh = restore_run(workdir, fsdp)
+    run, params, mesh = restore_run(workdir, fsdp, step)
     run = seen_through(run, vae)
     how = dataclasses.replace(run.sample, **(options or {}))
     weak = None

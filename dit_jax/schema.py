@@ -95,6 +95,27 @@ def called(value: Row | str, table: Mapping[str, Callable[..., Row]], key: str) 
     """
     if not isinstance(value, str):
         return value
+    row, arguments = _parsed(value, table, key)
+    return call(row, arguments, key, {})
+
+
+def meaning(value: str, table: Mapping[str, Callable]) -> Any:
+    """What a call of a row, or its name, comes to: the row and all of its arguments, which are equal for two texts that
+    mean the same. A text that is no call means itself."""
+    try:
+        row, arguments = _parsed(value, table, "")
+    except ConfigError:
+        return value
+    schema = parameters(row)
+    whole = {name: parameter.default for name, parameter in schema.items()} | arguments
+    for name in whole.keys() & schema.keys():
+        rows = [note for note in notes(schema[name].annotation) if isinstance(note, Mapping)]
+        whole[name] = rows[0].get(whole[name], whole[name]) if rows and isinstance(whole[name], str) else whole[name]
+    return row, whole
+
+
+def _parsed(value: str, table: Mapping[str, Callable[..., Row]], key: str) -> tuple[Callable[..., Row], dict[str, Any]]:
+    """(row, arguments) of the text of a call."""
     try:
         expression = ast.parse(value, mode="eval").body
         expression = ast.Call(expression, [], []) if isinstance(expression, ast.Name) else expression
@@ -105,7 +126,7 @@ def called(value: Row | str, table: Mapping[str, Callable[..., Row]], key: str) 
         raise ConfigError(
             f"{key} = {value!r} should be a call of one of: {rows}, with name=value in it, and quotes around words"
         ) from None
-    return call(choose(table, expression.func.id, key), arguments, key, {})
+    return choose(table, expression.func.id, key), arguments
 
 
 def check_keys(section: Mapping, allowed: Iterable[str], path: str) -> None:

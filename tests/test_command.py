@@ -18,7 +18,7 @@ from dit_jax.command import run_command
 from dit_jax.config import build
 from dit_jax.run import SampleOptions
 from dit_jax.schema import EACH, Range
-from dit_jax.training.checkpoint import open_reader
+from dit_jax.training.checkpoint import newest_good
 
 ITSELF = {}
 ITSELF["itself"] = ITSELF
@@ -26,7 +26,7 @@ ITSELF["itself"] = ITSELF
 DO = {
     "none": lambda: None,
     "label": lambda: dj.streams.label(10).view.read("x"),
-    "missing": lambda: open_reader("nowhere"),
+    "missing": lambda: newest_good("nowhere", lambda checkpoint: checkpoint),
     "circle": lambda: build(ITSELF),
     "open": lambda: open("nowhere"),
     "key": lambda: dj.streams.label(3).view.show([{}["nothing"]]),

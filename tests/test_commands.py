@@ -76,10 +76,10 @@ def test_twenty_updates_are_ten_and_ten_more_in_a_new_process(straight, tmp_path
     run("train.py", f"--workdir={tmp_path}", *TINY, "--config.train.steps=10")
     written = tmp_path / "checkpoints" / "10" / "meta" / "metadata"
     meta = json.loads(written.read_text())
-    del meta["config"]["model"]["attention"]
+    del meta["config"]["model"]["attention"], meta["digest"], meta["fingerprints"]
     written.write_text(json.dumps(meta))
     output = run("train.py", f"--workdir={tmp_path}", *TINY, "--config.train.steps=20")
-    assert "resuming from step 10" in output
+    assert "resuming from step 10" in output and "train.steps: 10 -> 20" in output.splitlines()
     assert losses(tmp_path) == losses(straight) and sorted(losses(straight)) == list(range(1, 21))
     ours, theirs = arrays(tmp_path, 20), arrays(straight, 20)
     assert len(ours) > 50
@@ -289,19 +289,50 @@ def test_sample_names_mistakes(straight, tmp_path):
         assert output.startswith("error: ") and message in output and "Traceback" not in output
 
 
-def test_a_broken_checkpoint_is_named_and_left_alone(tmp_path):
+def test_a_broken_checkpoint_is_named_and_the_one_before_it_used(tmp_path):
+    """By who draws and by who trains, who alone sets it aside; and one is drawn from if it is asked for."""
     run("train.py", f"--workdir={tmp_path}", *TINY, "--config.train.steps=6")
-    for file in (tmp_path / "checkpoints" / "6" / "opt").rglob("*"):
+    for file in (tmp_path / "checkpoints" / "6" / "ema").rglob("*"):
         if file.is_file():
             file.write_bytes(b"")
-    output = run("train.py", f"--workdir={tmp_path}", *TINY, "--config.train.steps=8", status=1)
-    assert "error: " in output and "checkpoints/6 cannot be read" in output and "to go on from step 5" in output
-    assert (tmp_path / "checkpoints" / "6" / "params").exists() and "Traceback" not in output
+    draw = "sample.py", f"--workdir={tmp_path}", "--num=1", "--steps=1"
+    named = f"{tmp_path}/checkpoints/6 is damaged: ema cannot be read ("
+    first, *_ = run(*draw, f"--out={tmp_path / 'newest'}").splitlines()
+    assert first.startswith(named) and first.endswith("; step 5 is used")
+    run(*draw, "--step=5", f"--out={tmp_path / 'fifth'}")
+    newest, fifth = (np.load(tmp_path / name / "samples.npz")["image"] for name in ("newest", "fifth"))
+    np.testing.assert_array_equal(newest, fifth)
+    assert run(*draw, "--step=6", status=1).startswith(f"error: {named}")
+    assert run(*draw, "--step=4", status=1).endswith("has no checkpoint 4; it has 5, 6\n")
+    output = run("train.py", f"--workdir={tmp_path}", *TINY, "--config.train.steps=8")
+    (line,) = (line for line in output.splitlines() if line.startswith(named))
+    assert line.endswith("), and is set aside as 6.damaged; step 5 is used") and "resuming from step 5" in output
+    assert "Traceback" not in output and (tmp_path / "checkpoints" / "6.damaged" / "params").exists()
+    assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {"5", "6.damaged", "8"}
 
 
 def test_another_network_in_the_same_place_is_refused(straight):
     output = run("train.py", f"--workdir={straight}", *TINY, "--config.model.width=96", status=1)
-    assert "holds another network" in output and "Traceback" not in output
+    assert output.startswith("error: ") and "holds another network: model.width was 48 and is 96; choose" in output
+    assert output.count("\n") == 1
+
+
+def test_other_data_under_the_same_name_are_refused(tmp_path):
+    """A class that has another name, and a picture more: nothing else would notice."""
+    for i in range(6):
+        file = tmp_path / "data" / "abc"[i % 3] / f"{i}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((8, 8), 40 * i, np.uint8)).save(file)
+    command = ["train.py", f"--workdir={tmp_path / 'run'}", *TINY, f"--config.data.name={tmp_path / 'data'}"]
+    command += ["--config.streams.label.classes=3"]
+    run(*command, "--config.train.steps=1")
+    (tmp_path / "data" / "b").rename(tmp_path / "data" / "d")
+    (tmp_path / "data" / "a" / "9.png").write_bytes((tmp_path / "data" / "a" / "0.png").read_bytes())
+    changed = "the number of examples was 6 and is 7, class 'a' has 3 files and had 2, class 'b' is now 'd'"
+    output = run(*command, "--config.train.steps=2", status=1)
+    assert output.startswith("error: ") and f"/1 was trained on other data: {changed}; go back to them" in output
+    output = run(*command, "--config.train.steps=2", "--config.data.changed=allow")
+    assert f"the data have changed: {changed}" in output.splitlines() and "finished at step 2" in output
 
 
 def test_sampling_leaves_alone_what_training_is_writing(straight, tmp_path):

@@ -199,7 +199,7 @@ def test_all_rows_are_printed_and_written_with_what_was_said_on_the_shell(labell
     called = []
     for name in ("classes", "texts"):
         monkeypatch.setattr(evaluate, name, lambda *of, name=name: called.append((name, of)) or iter(rows))
-    monkeypatch.setattr(evaluate, "restore_run", lambda workdir: (run, f"params of {workdir}", "mesh"))
+    monkeypatch.setattr(evaluate, "restore_run", lambda workdir, step=-1: (run, f"params of {workdir}", "mesh"))
     options = {"steps": 4, "first": ("image",), "rollout": ""}
     evaluate.main(str(tmp_path), guidance=("1.0", "3"), num=8, options=options)
     how = SampleOptions(num=8, steps=4, solver="heun", first=("image",), rollout="")
@@ -214,7 +214,7 @@ def test_every_flag_about_drawing_means_what_it_means_when_sampling():
     own here."""
     said = parse(evaluate.main, ["--steps=4", "--first=name,image", "--given=label=1", "--given=name=x,y", "--num=3"])
     options = {"steps": 4, "first": ("name", "image"), "given": ("label=1", "name=x,y")}
-    assert said == {"workdir": "runs/digits", "guidance": ("1.0", "1.5"), "num": 3, "options": options}
+    assert said == {"workdir": "runs/digits", "guidance": ("1.0", "1.5"), "num": 3, "step": -1, "options": options}
     words = [f"--{name}={'0,1' if name == 'interval' else 1}" for name in options_of(SampleOptions)]
     every = parse(sample_cli.main, words)["options"]
     fields = {field.name for field in dataclasses.fields(SampleOptions)}
@@ -231,6 +231,6 @@ def test_what_is_given_is_not_up_to_the_shell(name, tmp_path):
 def test_a_scale_that_is_no_number_is_an_error(scale, monkeypatch, tmp_path):
     Made(monkeypatch)
     run = types.SimpleNamespace(streams={}, data=DATA, sample=SampleOptions())
-    monkeypatch.setattr(evaluate, "restore_run", lambda workdir: (run, None, None))
+    monkeypatch.setattr(evaluate, "restore_run", lambda workdir, step=-1: (run, None, None))
     with pytest.raises(ValueError, match=f"--guidance = {scale} should be finite"):
         evaluate.main(str(tmp_path), guidance=(scale,))

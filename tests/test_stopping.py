@@ -148,7 +148,8 @@ jax.config.update("jax_disable_most_optimizations", True)
 from dit_jax.config import build
 from dit_jax.configs import digits
 from dit_jax.data import pipeline
-from dit_jax.training import loop, checkpoint
+from dit_jax.training import loop
+from dit_jax.training.saving import Saver
 config = json.loads(digits.get_config().to_json())
 config["model"] |= {"width": 24, "depth": 1, "heads": 1}
 config["data"] |= {"name": "synthetic", "batch_size": 4, "threads": 0}
@@ -177,13 +178,13 @@ elif where == "drawing":
     loop.draw = stuck
 elif where == "saving":
     config["checkpoint"]["every"] = 10
-    real_save = checkpoint.save
-    def save(manager, step, *rest, **options):
+    real_save = Saver.save
+    def save(self, step, *rest):
         if step == 10:
             print("STUCK", flush=True)
             time.sleep(2)
-        return real_save(manager, step, *rest, **options)
-    checkpoint.save = save
+        return real_save(self, step, *rest)
+    Saver.save = save
 loop.train(build(config), Path(sys.argv[1]))
 """
 

@@ -288,6 +288,17 @@ def initial(config: dict) -> Any:
         return str(error)
 
 
+def resumed(config: dict) -> Any:
+    """What becomes of a run that began with other data."""
+    with tempfile.TemporaryDirectory() as folder, devices(1):
+        workdir, one = Path(folder) / "run", {**config, "train": {**config["train"], "steps": 1}}
+        loop.train(build({**one, "data": {**config["data"], "name": "synthetic"}}), workdir)
+        try:
+            return loop.train(build(one), workdir)
+        except OSError as error:
+            return str(error).replace(folder, "")
+
+
 @functools.cache
 def network(config: str) -> tuple[Run, Any]:
     """A run and parameters of it that are random everywhere: at initialisation every sample would be the same."""
@@ -350,6 +361,7 @@ WIRES: dict[str, list[Row]] = {
     "data.batch_size": [Row(program, "digits", 8)],
     "data.augment": [Row(fed, "digits", "flip")],
     "data.unreadable": [Row(refused, "digits", "skip", {"data": {"name": BROKEN, "batch_size": 10}})],
+    "data.changed": [Row(resumed, "digits", "allow", {"data": {"name": PICTURES}})],
     "data.threads": [Row(threads, "digits", 3)],
     "optimizer.name": [Row(program, "digits", "muon")],
     "optimizer.learning_rate": [Row(program, "digits", 0.02)],

@@ -84,6 +84,5 @@ def random_subsets(tied: float = 0.7) -> JointLevels:
 # "corners" is the former name of random_subsets, which configs may have.
 JOINT_LEVELS: dict[str, JointLevels] = {
     "independent": independent,
-    "random_subsets": random_subsets(),
-    "corners": random_subsets(),
+    **dict.fromkeys(("random_subsets", "corners"), random_subsets()),
 }

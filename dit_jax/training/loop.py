@@ -9,9 +9,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import orbax.checkpoint as ocp
 
 from dit_jax.data import pipeline, sources
+from dit_jax.data.identity import identity
 from dit_jax.diffusion.joint_levels import JOINT_LEVELS
 from dit_jax.diffusion.keys import domain
 from dit_jax.diffusion.objective import OBJECTIVES
@@ -28,8 +28,10 @@ from dit_jax.training import checkpoint
 from dit_jax.training.flops import PEAK, matmul_flops
 from dit_jax.training.held_out import HeldOut, held_out_loss
 from dit_jax.training.initial import fitted, trainable
+from dit_jax.training.lock import locked
 from dit_jax.training.metrics import Meter, Writer, write_json
 from dit_jax.training.optimizer import updates_made
+from dit_jax.training.saving import NotFiniteError, Saver
 from dit_jax.training.step import State, Step, make_init, make_step
 from dit_jax.training.stopping import Watcher, silence, watched
 
@@ -52,8 +54,8 @@ def train(run: Run, workdir: Path, initial: Any = None) -> None:
     source = sources.load(run.data.name, "train", run.data.dir, in_data(run.streams))
     examples = pipeline.examples(source, run.train.seed, run.data.augment, run.streams, run.data.unreadable)
     workdir.mkdir(parents=True, exist_ok=True)
-    with checkpoint.open_manager(workdir, run.checkpoint.keep) as manager:
-        training = begin(run, mode, manager, workdir, initial)
+    with locked(workdir), Saver(workdir, run.checkpoint.keep) as saver:
+        training = begin(run, mode, saver, workdir, identity(run.data.name, source), initial)
         write_json(workdir / "config.json", run.config)
         print(described(run, len(source), mesh))
         watcher = Watcher(training.end, run.train.watchdog, training.unchanged)
@@ -76,13 +78,14 @@ def train(run: Run, workdir: Path, initial: Any = None) -> None:
 @dataclasses.dataclass
 class Training:
     """A run under way. step: updates done, skipped ones too; position: of the next batch in the data, which is another
-    number after a rollback; saved: the step of the newest checkpoint, -1 for none."""
+    number after a rollback; saved: the step of the newest checkpoint, -1 for none. about: what checkpoints say beside
+    their arrays."""
 
     run: Run
     mode: Mode
-    manager: ocp.CheckpointManager
+    saver: Saver
     workdir: Path
-    keys_apart: bool
+    about: dict[str, Any]
     update: Step
     step: int
     position: int
@@ -90,9 +93,11 @@ class Training:
     saved: int
 
     def save(self) -> None:
-        """Write a checkpoint in the background."""
-        plain = self.mode.plain(self.state)
-        checkpoint.save(self.manager, self.step, plain, self.run.config, self.keys_apart, self.position)
+        """Write a checkpoint in the background. Raises Diverged for a state that is not finite."""
+        try:
+            self.saver.save(self.step, self.mode.plain(self.state), self.about | {"data_position": self.position})
+        except NotFiniteError as error:
+            raise Diverged(str(error)) from None
         self.saved = self.step
 
     def unchanged(self) -> str:
@@ -105,29 +110,28 @@ class Training:
         """Save what is not saved yet, wait for it, and say so."""
         if self.saved != self.step:
             self.save()
-        self.manager.wait_until_finished()
+        self.saver.wait()
         how = "finished" if self.step >= self.run.train.steps else "stopped"
         return f"{how} at step {self.step}; checkpoint in {self.workdir / 'checkpoints' / str(self.step)}"
 
 
-def begin(run: Run, mode: Mode, manager: ocp.CheckpointManager, workdir: Path, initial: Any = None) -> Training:
-    """A run at its newest checkpoint, or at its beginning."""
-    apart = checkpoint.keys_apart(manager)
+def begin(run: Run, mode: Mode, saver: Saver, workdir: Path, data: dict | None, initial: Any = None) -> Training:
+    """A run at its newest good checkpoint, or at its beginning."""
     init = make_init(run.model, run.optimizer, run.train.spike)
+    position, state, apart = checkpoint.restore(workdir, mode.abstract(init), run.config, data, run.data.changed)
     init_key, root = training_keys(run.train.seed, apart)
-    if manager.latest_step() is None:
-        step = position = 0
-        state, saved = mode.create(init, init_key), -1
+    if state is None:
+        step, saved, state = 0, -1, mode.create(init, init_key)
         if initial is not None:
             params, anew = fitted(state.params, initial)
             state = state._replace(params=params, ema=jax.tree.map(jnp.copy, params))
             print(f"starts from {run.train.init}" + (f"; anew are {', '.join(anew)}" if anew else ""))
     else:
-        position, state = checkpoint.restore(manager, mode.abstract(init), run.config)
         step = saved = int(state.step)
         print(f"resuming from step {step} of {workdir}")
     update = mode.compile(_step(run, root, mode))
-    return Training(run, mode, manager, workdir, apart, update, step, position, mode.adopt(state), saved)
+    about = {"config": run.config, "data": data, "keys_apart": apart}
+    return Training(run, mode, saver, workdir, about, update, step, position, mode.adopt(state), saved)
 
 
 def _train(
@@ -142,8 +146,8 @@ def _train(
             try:
                 return _updates(training, watcher, reporter, examples)
             except Diverged as error:
-                training.manager.wait_until_finished()
-                if not rollbacks_left or training.manager.latest_step() is None:
+                training.saver.wait()
+                if not rollbacks_left or training.saver.newest is None:
                     raise
                 roll_back(training)
                 writer.rewind(training.step)
@@ -165,10 +169,12 @@ def _updates(training: Training, watcher: Watcher, reporter: "Reporter", example
 
 def roll_back(training: Training) -> None:
     """To the newest checkpoint, and on from where the data are now."""
-    init = make_init(training.run.model, training.run.optimizer, training.run.train.spike)
-    _, state = checkpoint.restore(training.manager, training.mode.abstract(init), training.run.config)
+    run, mode = training.run, training.mode
+    abstract = mode.abstract(make_init(run.model, run.optimizer, run.train.spike))
+    _, state, _ = checkpoint.restore(training.workdir, abstract, run.config)
+    assert state is not None
     training.step = training.saved = int(state.step)
-    training.state = training.mode.adopt(state)
+    training.state = mode.adopt(state)
 
 
 class Reporter:
@@ -230,13 +236,13 @@ class Reporter:
         if meter.in_a_row >= run.train.patience or (at_save and meter.in_a_row >= since_save):
             raise Diverged(
                 f"the last {meter.in_a_row} steps up to {training.step} were skipped, because their loss or gradient "
-                f"is not finite; the newest good checkpoint in {training.workdir} is {_named(training.saved)}; set a "
-                "lower --config.optimizer.learning_rate, or --config.train.rollback=1 to go on past these batches"
+                f"is not finite; the newest good checkpoint in {training.workdir} is {_named(training.saver.newest)}; "
+                "set a lower --config.optimizer.learning_rate, or --config.train.rollback=1 to go on past these batches"
             )
 
 
-def _named(step: int) -> str:
-    return "none" if step < 0 else f"step {step}"
+def _named(step: int | None) -> str:
+    return "none" if step is None else f"step {step}"
 
 
 def _step(run: Run, root: jax.Array, mode: Mode) -> Step:
