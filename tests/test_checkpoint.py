@@ -317,6 +317,23 @@ def test_what_lies_beside_checkpoints_is_in_nobodys_way(two, tmp_path, capsys):
     assert {path.name for path in beside.iterdir()} == left | {"14", "15"}
 
 
+def test_what_a_run_removes_while_it_is_read_is_no_damage(two, tmp_path, capsys):
+    """The next one is read without a word: a run that trains has newer ones, and keeps the last few."""
+    workdir, read = shutil.copytree(two, tmp_path / "run"), []
+
+    def ema(checkpoint):
+        read.append(checkpoint.meta["step"])
+        assert len(read) <= 2
+        if checkpoint.meta["step"] == 12:
+            write(workdir, 14)
+            for step in ("3", "12"):
+                shutil.rmtree(workdir / "checkpoints" / step)
+        return read_arrays(checkpoint, {"ema": abstract({}).ema})["ema"]
+
+    same(newest_good(workdir, ema), made({}, 14).ema)
+    assert read == [12, 14] and capsys.readouterr().out == ""
+
+
 def test_a_copy_under_another_number_is_no_checkpoint_of_that_step(two, tmp_path, capsys):
     workdir = shutil.copytree(two, tmp_path / "run")
     shutil.copytree(workdir / "checkpoints" / "3", workdir / "checkpoints" / "90")
