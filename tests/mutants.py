@@ -126,7 +126,6 @@ TABLE: dict[str, list[tuple[str, str, str]]] = {
     "training/fingerprint.py": [
         ("along * np.uint32(stride % 2**32)", "along", "fingerprint"),
         ("words + place * np.uint32(0x9E3779B9)", "words", "fingerprint"),
-        ("h = (h ^ (h >> 16)) * np.uint32(0x85EBCA6B)", "pass", "fingerprint"),
         ("4: jnp.uint32, 8: jnp.uint32", "4: jnp.uint32, 8: jnp.uint64", "fingerprint"),
         ("x = jnp.stack([x.real, x.imag])", "x = x.real", "fingerprint"),
         ("jnp.all(jnp.isfinite(x))", "jnp.any(jnp.isfinite(x))", "fingerprint"),

@@ -2,8 +2,10 @@
 
 import copy
 import json
+import logging
 import re
 import shutil
+import sys
 import types
 
 import jax
@@ -16,6 +18,7 @@ from dit_jax.parallel.mesh import make_mesh
 from dit_jax.parallel.modes import jit_mode
 from dit_jax.training import saving
 from dit_jax.training.checkpoint import CheckpointError, digest, load, newest_good, read_arrays, restore, steps
+from dit_jax.training.orbax_noise import hush
 from dit_jax.training.saving import NotFiniteError, Saver, save_weights
 from dit_jax.training.step import make_init
 
@@ -449,3 +452,18 @@ def test_other_data_are_refused_unless_they_may_be_others(tmp_path, capsys):
 def test_the_digest_is_of_all_that_meta_says():
     meta = {"step": 1, "config": {"a": [1, 2.5]}, "digest": "x"}
     assert digest(meta) == digest({**meta, "digest": "y"}) != digest({**meta, "step": 2})
+
+
+def test_what_orbax_leaves_behind_is_not_printed_and_what_others_do_is(monkeypatch):
+    heard = []
+    monkeypatch.setattr(sys, "unraisablehook", heard.append)
+    absl = logging.getLogger("absl")
+    for known in [*absl.filters]:
+        absl.removeFilter(known)
+    hush()
+    hush()
+    for error in (RuntimeError("Event loop is closed"), RuntimeError("another"), KeyError("x")):
+        sys.unraisablehook(types.SimpleNamespace(object=None, exc_value=error))
+    assert [str(unraisable.exc_value) for unraisable in heard] == ["another", "'x'"]
+    record = lambda path: logging.LogRecord("absl", logging.ERROR, path, 1, "", None, None)
+    assert absl.filter(record("/x/tensorflow/y.py")) and not absl.filter(record("/x/orbax/checkpoint/y.py"))

@@ -53,6 +53,10 @@ def test_places_that_lie_far_apart_are_told_apart():
     assert len(sums) == 16
 
 
+def test_rows_and_columns_are_told_apart():
+    assert of(FLOATS[:, :8]) != of(FLOATS[:, :8].T)
+
+
 def test_eight_bytes_count_as_well():
     with jax.enable_x64(True):
         x = FLOATS.astype(np.float64)

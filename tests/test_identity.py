@@ -75,6 +75,8 @@ def test_prepared_data_say_version_classes_and_listing():
     assert differences(train, {**train, "classes": [{"name": "zero"}, *train["classes"][1:]]}) == (
         "class '0' is now 'zero'"
     )
+    later = {**train, "classes": [*train["classes"][1:], {"name": "x"}]}
+    assert differences(train, later) == "class '0' is gone, class 'x' is new"
     turned = {**train, "classes": train["classes"][::-1]}
     assert differences(train, turned) == "the classes are in another order"
     assert "the number of examples was 899 and is 898" in differences(train, test)

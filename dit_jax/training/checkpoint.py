@@ -7,12 +7,10 @@ itself. Sampling needs `ema` and `meta` alone. saving.py writes them.
 
 import contextlib
 import dataclasses
-import gc
 import hashlib
 import importlib.metadata
 import json
 import re
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,6 +23,7 @@ import orbax.checkpoint as ocp
 from dit_jax.data import identity
 from dit_jax.training import fingerprint
 from dit_jax.training.changes import changes, fixed, written
+from dit_jax.training.orbax_noise import hush
 from dit_jax.training.step import State
 
 ARRAYS = ("params", "ema", "opt")
@@ -173,16 +172,12 @@ def _restored(tree: Any) -> Callable[[ocp.StandardCheckpointer, Path], Any]:
 def _with_orbax(at: Path, ask: Callable[[ocp.StandardCheckpointer, Path], Read]) -> Read:
     """What Orbax reads of an item. It raises errors of any kind, and has pages to say of them, for files that are not
     what it wrote: all of that is one DamagedError."""
-    hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
+    hush()
     try:
-        try:
-            with ocp.StandardCheckpointer() as reader:
-                return ask(reader, at)
-        except Exception as error:
-            kind = type(error).__name__
-        gc.collect()  # the coroutines that were reading other arrays, which complain as they go
-    finally:
-        sys.unraisablehook = hook
+        with ocp.StandardCheckpointer() as reader:
+            return ask(reader, at)
+    except Exception as error:
+        kind = type(error).__name__
     raise DamagedError(at.parent, f"{at.name} cannot be read ({kind})")
 
 

@@ -2,10 +2,8 @@
 
 import contextlib
 import json
-import logging
 import re
 import shutil
-import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ import orbax.checkpoint as ocp
 from dit_jax.training.checkpoint import ARRAYS, ITEMS, LAYOUT, CheckpointError, digest, directory_of, steps, versions
 from dit_jax.training.fingerprint import survey
 from dit_jax.training.lock import locked
+from dit_jax.training.orbax_noise import hush
 from dit_jax.training.step import State
 
 REMOVED = "_removed"  # where old checkpoints are moved before they are deleted, file by file
@@ -40,7 +39,7 @@ class Saver:
         self._failure = ""
 
     def __enter__(self) -> "Saver":
-        _hush_orbax()
+        hush()
         self._purge()  # what a process was about to delete that was killed
         return self
 
@@ -139,19 +138,6 @@ class Saver:
     def _purge(self) -> None:
         if jax.process_index() == 0:
             shutil.rmtree(directory_of(self._workdir) / REMOVED, ignore_errors=True)
-
-
-def _hush_orbax() -> None:
-    """Orbax logs pages of a failure that it raises as well, and its threads go on for a while after it: for good."""
-    absl, hook = logging.getLogger("absl"), sys.unraisablehook
-    if _is_not_orbax not in absl.filters:
-        absl.addFilter(_is_not_orbax)
-        is_left_over = lambda error: isinstance(error, RuntimeError) and "Event loop is closed" in str(error)
-        sys.unraisablehook = lambda unraisable: None if is_left_over(unraisable.exc_value) else hook(unraisable)
-
-
-def _is_not_orbax(record: logging.LogRecord) -> bool:
-    return "orbax" not in Path(record.pathname).parts
 
 
 def _reason(error: Exception) -> str:
