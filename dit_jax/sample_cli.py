@@ -92,7 +92,8 @@ def main(
         number = f"{drawn} samples" if drawn == len(own) else f"{len(own)} samples, {drawn} of them"
         if index > 0:
             return print(f"{number} {rate}: process 0 writes them to {folder}")
-        wait_for(folder, how.num)
+        if count > 1:
+            wait_for(folder, how.num)
         about = said | dataclasses.asdict(how) | {"guidance": how.scale()}
         whole = merge(folder, how.num, {"seed": how.seed, "protocol": json.dumps(about)})
         written = write_pictures(whole, run.streams, is_path=bool(interpolate))
