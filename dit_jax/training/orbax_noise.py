@@ -6,8 +6,7 @@ from pathlib import Path
 
 
 def hush() -> None:
-    """From now on no record of Orbax's is logged, and what its threads and coroutines leave behind after a failure is not
-    printed, some of which comes much later."""
+    """From now on no record of Orbax's is logged, and what its threads leave behind after a failure is not printed."""
     absl, hook = logging.getLogger("absl"), sys.unraisablehook
     if _is_not_orbax not in absl.filters:
         absl.addFilter(_is_not_orbax)

@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from dit_jax.training.lock import locked
 from dit_jax.training.orbax_noise import hush
 from dit_jax.training.step import State
 
+HALF_WRITTEN = "*.orbax-checkpoint-tmp*"
 REMOVED = "_removed"  # where old checkpoints are moved before they are deleted, file by file
 
 
@@ -122,11 +124,17 @@ class Saver:
         print(f"{self._failure}; training goes on", flush=True)
 
     def _open(self) -> ocp.CheckpointManager:
-        """Removes what a killed process has half written."""
-        options = ocp.CheckpointManagerOptions(
-            max_to_keep=self._keep, todelete_subdir=REMOVED, cleanup_tmp_directories=True
-        )
-        return ocp.CheckpointManager(directory_of(self._workdir), item_names=ITEMS, options=options)
+        """Removes what a killed process has half written, or a save that failed, whose threads may still be writing."""
+        directory = directory_of(self._workdir)
+        for _ in range(50):
+            half_written = [*directory.glob(HALF_WRITTEN)] if jax.process_index() == 0 else []
+            for path in half_written:
+                shutil.rmtree(path, ignore_errors=True)
+            if not half_written:
+                break
+            time.sleep(0.1)
+        options = ocp.CheckpointManagerOptions(max_to_keep=self._keep, todelete_subdir=REMOVED)
+        return ocp.CheckpointManager(directory, item_names=ITEMS, options=options)
 
     def _close(self) -> None:
         if self._manager is not None:
