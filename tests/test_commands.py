@@ -171,6 +171,7 @@ def joint(tmp_path_factory) -> Path:
     return workdir
 
 
+@pytest.mark.heavy
 def test_any_stream_can_be_given_as_it_was_written(joint, tmp_path):
     """A word, a picture, a sound and the first frames of a clip: they come back as they are, and the rest is drawn."""
     pixels = np.random.default_rng(0).integers(0, 256, (8, 8), np.uint8)
@@ -203,6 +204,7 @@ def test_any_stream_can_be_given_as_it_was_written(joint, tmp_path):
             assert np.abs(found["clip"][:, 2:] - seen[2:]).max() > 0.1
 
 
+@pytest.mark.heavy
 def test_what_cannot_be_given_is_named(joint, tmp_path):
     long, fast, text, wide = (tmp_path / name for name in ("long.wav", "fast.wav", "text.wav", "wide.png"))
     wavfile.write(long, 8000, np.ones(8000, np.int16))
@@ -225,6 +227,7 @@ def test_what_cannot_be_given_is_named(joint, tmp_path):
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.heavy
 def test_a_clip_runs_from_one_end_to_the_other_and_back(straight, tmp_path):
     file = tmp_path / "end.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (24, 24), np.uint8)).save(file)
@@ -335,6 +338,7 @@ def test_other_data_under_the_same_name_are_refused(tmp_path):
     assert f"the data have changed: {changed}" in output.splitlines() and "finished at step 2" in output
 
 
+@pytest.mark.heavy
 def test_sampling_leaves_alone_what_training_is_writing(straight, tmp_path):
     """A checkpoint on its way has this name; a reader that tidied up would destroy it."""
     writing = straight / "checkpoints" / "21.orbax-checkpoint-tmp"

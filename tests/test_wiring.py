@@ -537,6 +537,7 @@ def test_every_row_is_a_program_of_its_own(table, rows):
     assert len(set(map(str, programs))) == len(rows)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     "see",
     sorted(
