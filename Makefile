@@ -1,4 +1,4 @@
-# make demo: train on real digits, draw a labelled sheet, print scores.   make test: the tests, in a quarter of an hour.
+# make demo: train on real digits, draw a labelled sheet, print scores.   make test: the tests.
 # make test-all: the heavy ones as well. All make .venv on a machine that has Python >= 3.11, and nothing else.
 PYTHON ?= python3
 BIN = .venv/bin

@@ -204,7 +204,7 @@ def read_until(process: subprocess.Popen, text: str) -> None:
 
 
 def steps(workdir: Path) -> list[int]:
-    return sorted(int(path.name) for path in (workdir / "checkpoints").iterdir() if path.name.isdigit())
+    return sorted(int(path.name) for path in (workdir / "checkpoints").glob("*") if path.name.isdigit())
 
 
 @pytest.mark.heavy

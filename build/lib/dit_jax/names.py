@@ -1,0 +1,31 @@
+"""Mistakes in names: an error that says which was meant."""
+
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+
+class ConfigError(ValueError):
+    """A mistake in an option; its message begins with the option's key, and has its value and the fix."""
+
+
+def choose(table: Mapping[str, Any], name: Any, key: str) -> Any:
+    """table[name]. Raises ConfigError, naming the option `key`, if the table has no such row."""
+    if not isinstance(name, str) or name not in table:
+        raise ConfigError(f"{key} = {name!r} does not exist; {nearest(name, table)}")
+    return table[name]
+
+
+def check_names(names: Iterable[str], known: Iterable[str], what: str) -> None:
+    """Raises ValueError for the first of the names that is not known."""
+    known = list(known)
+    for name in names:
+        if name not in known:
+            raise ValueError(f"{what} {name!r} does not exist; {nearest(name, known)}")
+
+
+def nearest(name: object, known: Iterable[str]) -> str:
+    """The end of an error about a name that does not exist: the one that was probably meant, or all there are."""
+    known = list(known)
+    close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
+    return f"did you mean {close[0]!r}?" if close else f"known are {', '.join(sorted(known))}"

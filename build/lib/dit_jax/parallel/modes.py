@@ -1,0 +1,96 @@
+"""Two ways to run one training step on many devices: jit over a mesh, or pmap.
+
+A mode hides where arrays are. `create` makes a state in the plain form that checkpoints and samplers see; `adopt` turns
+the plain form into what the compiled step takes, and `plain` turns it back.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, SingleDeviceSharding
+
+from dit_jax.parallel.mesh import BATCH, batch_devices, shardings
+
+AXIS = "devices"
+
+
+class Mode(NamedTuple):
+    axis: str | None  # the mapped axis that a step has to average over by itself
+    parts: int  # into which a batch is split
+    abstract: Callable[[Callable], Any]  # init -> the plain state's shapes, types and shardings
+    create: Callable[[Callable, jax.Array], Any]  # init, key -> plain state
+    adopt: Callable[[Any], Any]
+    plain: Callable[[Any], Any]
+    compile: Callable[[Callable], Callable]  # step(state, batch, rows) -> the same, compiled
+    put: Callable[[dict[str, np.ndarray]], dict]  # this process's rows of a batch, to its devices
+
+
+def jit_mode(mesh: Mesh) -> Mode:
+    """State laid out by the rules table, born sharded; XLA derives the communication."""
+    batch = NamedSharding(mesh, BATCH)
+
+    def abstract(init: Callable):
+        shapes = jax.eval_shape(init, jax.random.key(0))
+        return jax.tree.map(
+            lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+            shapes,
+            shardings(shapes, mesh),
+        )
+
+    def create(init: Callable, key: jax.Array):
+        return jax.jit(init, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, abstract(init)))(key)
+
+    def compile(step: Callable):
+        def placed(state, arrays, rows):
+            layout = shardings(state, mesh)
+            with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+                state, metrics = step(jax.lax.with_sharding_constraint(state, layout), arrays, rows)
+            return jax.lax.with_sharding_constraint(state, layout), metrics
+
+        return jax.jit(placed, donate_argnums=0)
+
+    def put(arrays: dict[str, np.ndarray]) -> dict:
+        return {name: jax.make_array_from_process_local_data(batch, array) for name, array in arrays.items()}
+
+    same = lambda state: state
+    return Mode(None, batch_devices(mesh), abstract, create, same, same, compile, put)
+
+
+def pmap_mode(mesh: Mesh) -> Mode:
+    """A whole state on every device, and the step averages over them: data parallelism, written out."""
+    if batch_devices(mesh) != mesh.shape["data"] or mesh.shape["data"] != mesh.size:
+        raise ValueError("parallel.mode = 'pmap' splits data only: set parallel.fsdp, context and tensor to 1")
+    one, count = SingleDeviceSharding(jax.local_devices()[0]), jax.local_device_count()
+
+    def abstract(init: Callable):
+        shapes = jax.eval_shape(init, jax.random.key(0))
+        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=one), shapes)
+
+    def adopt(state):
+        return jax.pmap(lambda _, state: state, in_axes=(0, None))(jnp.arange(count), state)
+
+    def compile(step: Callable):
+        mapped = jax.pmap(step, AXIS, donate_argnums=0)
+
+        def placed(state, arrays, rows):
+            state, metrics = mapped(state, arrays, rows)
+            return state, jax.tree.map(lambda x: x[0], metrics)
+
+        return placed
+
+    return Mode(
+        axis=AXIS,
+        parts=mesh.size,
+        abstract=abstract,
+        create=lambda init, key: jax.jit(init)(key),
+        adopt=adopt,
+        plain=lambda state: jax.tree.map(lambda x: jax.device_put(x.addressable_data(0)[0], one), state),
+        compile=compile,
+        put=lambda arrays: {name: x.reshape(count, -1, *x.shape[1:]) for name, x in arrays.items()},
+    )
+
+
+MODES = {"jit": jit_mode, "pmap": pmap_mode}

@@ -1,0 +1,57 @@
+"""Train: python -m dit_jax.train --config=digits --workdir=runs/digits [--config.train.steps=2000 ...]
+
+The same command again goes on from the newest checkpoint. In a checkout, train.py is the same.
+"""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import jax
+import numpy as np
+
+from dit_jax.command import run_command
+from dit_jax.config import build, define_flag, with_paths
+from dit_jax.convert import published
+from dit_jax.diffusion.gaussian import velocity
+from dit_jax.pretrained import weights
+from dit_jax.restore import restore_run
+from dit_jax.run import Run
+from dit_jax.training.loop import placement, train
+
+
+def main(
+    config: Annotated[Any, define_flag],
+    workdir: Annotated[str, "where checkpoints, metrics and samples go"] = "runs/digits",
+    dry_run: Annotated[bool, "print the config, the parameter count and the mesh, and stop"] = False,
+) -> None:
+    """Train the run of a config in its directory; what is wrong with it is said before anything compiles."""
+    run = build(config)
+    if dry_run:
+        shapes = jax.eval_shape(run.model.init, jax.random.key(0))
+        print(json.dumps(run.config, indent=2))
+        print(f"parameters: {sum(np.prod(leaf.shape, dtype=int) for leaf in jax.tree.leaves(shapes)):,}")
+        print(f"mesh: {dict(placement(run)[0].shape)} on {jax.devices()[0].device_kind}")
+        return
+    train(run, Path(workdir), initial_weights(run))
+
+
+def initial_weights(run: Run) -> Any:
+    """The parameters that train.init names: the averaged ones of a run, or published ones in a file; None for none."""
+    source = run.train.init
+    if not source:
+        return None
+    if (Path(source).expanduser() / "checkpoints").is_dir():
+        return restore_run(source)[1]
+    process: Any = run.streams["image"].process if "image" in run.streams else None
+    kind = "sit" if process is not None and process.predicts(velocity) else "dit"
+    return published(weights.find(source), kind, run.model.heads, "float32")[1]
+
+
+def command() -> None:
+    """The command line."""
+    run_command(main, defaults=["--config=digits"], rewrite=with_paths)
+
+
+if __name__ == "__main__":
+    command()

@@ -1,0 +1,330 @@
+"""The training loop: resume, update, report, save, and stop when asked."""
+
+import contextlib
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dit_jax.data import pipeline, sources
+from dit_jax.data.identity import identity
+from dit_jax.diffusion.joint_levels import JOINT_LEVELS
+from dit_jax.diffusion.keys import domain
+from dit_jax.diffusion.objective import OBJECTIVES
+from dit_jax.diffusion.stream import in_data
+from dit_jax.network.layout import token_counts
+from dit_jax.parallel.mesh import check_division, make_mesh
+from dit_jax.parallel.modes import MODES, Mode
+from dit_jax.progress import progress
+from dit_jax.run import Run
+from dit_jax.sampling.draw import draw, gather
+from dit_jax.sampling.plan import make_plan
+from dit_jax.sampling.sheet import sheet
+from dit_jax.training import checkpoint
+from dit_jax.training.flops import PEAK, matmul_flops
+from dit_jax.training.held_out import HeldOut, held_out_loss
+from dit_jax.training.initial import fitted, trainable
+from dit_jax.training.lock import locked
+from dit_jax.training.metrics import Meter, Writer, write_json
+from dit_jax.training.optimizer import updates_made
+from dit_jax.training.saving import NotFiniteError, Saver
+from dit_jax.training.step import State, Step, make_init, make_step
+from dit_jax.training.stopping import Watcher, silence, watched
+
+
+class Diverged(ValueError):
+    """Training whose losses or gradients are not finite any more."""
+
+
+def train(run: Run, workdir: Path, initial: Any = None) -> None:
+    """Train a run in its directory, from its newest checkpoint if there is one, to run.train.steps updates.
+
+    initial: parameters that a run without a checkpoint begins with (see initial.py), in place of random ones.
+
+    Signals and a closed terminal save and return; a second signal leaves at once. Mistakes are ValueErrors or OSErrors,
+    raised before anything compiles. Raises Diverged, and what cannot be read of the data, with what is trained saved.
+    """
+    if run.sample.every:
+        make_plan(run.streams, run.sample)  # so that what is given can be read, and drawn from
+    mesh, mode = placement(run)
+    source = sources.load(run.data.name, "train", run.data.dir, in_data(run.streams))
+    examples = pipeline.examples(source, run.train.seed, run.data.augment, run.streams, run.data.unreadable)
+    workdir.mkdir(parents=True, exist_ok=True)
+    with locked(workdir), Saver(workdir, run.checkpoint.keep) as saver:
+        training = begin(run, mode, saver, workdir, identity(run.data.name, source), initial)
+        write_json(workdir / "config.json", run.config)
+        print(described(run, len(source), mesh))
+        watcher = Watcher(training.end, run.train.watchdog, training.unchanged)
+        with watched(watcher), Writer(workdir, training.step) as writer:
+            try:
+                _train(training, watcher, writer, mesh, examples)
+            except BrokenPipeError:  # who read what this says is gone: stop, as after a signal
+                silence()
+            except Diverged:
+                raise
+            except Exception:
+                with contextlib.suppress(Exception):  # an update that failed has taken the state with it
+                    if not training.unchanged():
+                        training.end()
+                raise
+            sentence = training.end()
+    print(sentence)
+
+
+@dataclasses.dataclass
+class Training:
+    """A run under way. step: updates done, skipped ones too; position: of the next batch in the data, which is another
+    number after a rollback; saved: the step of the newest checkpoint, -1 for none. about: what checkpoints say beside
+    their arrays."""
+
+    run: Run
+    mode: Mode
+    saver: Saver
+    workdir: Path
+    about: dict[str, Any]
+    update: Step
+    step: int
+    position: int
+    state: State
+    saved: int
+
+    def save(self) -> None:
+        """Write a checkpoint in the background. Raises Diverged for a state that is not finite."""
+        try:
+            self.saver.save(self.step, self.mode.plain(self.state), self.about | {"data_position": self.position})
+        except NotFiniteError as error:
+            raise Diverged(str(error)) from None
+        self.saved = self.step
+
+    def unchanged(self) -> str:
+        """How a run ends that has made no step since its newest checkpoint; nothing for one that has."""
+        if self.step != max(self.saved, 0):
+            return ""
+        return f"stopped at step {self.step}, before the first update since the newest checkpoint: nothing is lost"
+
+    def end(self) -> str:
+        """Save what is not saved yet, wait for it, and say so."""
+        if self.saved != self.step:
+            self.save()
+        self.saver.wait()
+        how = "finished" if self.step >= self.run.train.steps else "stopped"
+        return f"{how} at step {self.step}; checkpoint in {self.workdir / 'checkpoints' / str(self.step)}"
+
+
+def begin(run: Run, mode: Mode, saver: Saver, workdir: Path, data: dict | None, initial: Any = None) -> Training:
+    """A run at its newest good checkpoint, or at its beginning."""
+    init = make_init(run.model, run.optimizer, run.train.spike)
+    position, state, apart = checkpoint.restore(workdir, mode.abstract(init), run.config, data, run.data.changed)
+    init_key, root = training_keys(run.train.seed, apart)
+    if state is None:
+        step, saved, state = 0, -1, mode.create(init, init_key)
+        if initial is not None:
+            params, anew = fitted(state.params, initial)
+            state = state._replace(params=params, ema=jax.tree.map(jnp.copy, params))
+            print(f"starts from {run.train.init}" + (f"; anew are {', '.join(anew)}" if anew else ""))
+    else:
+        step = saved = int(state.step)
+        print(f"resuming from step {step} of {workdir}")
+    update = mode.compile(_step(run, root, mode))
+    about = {"config": run.config, "data": data, "keys_apart": apart}
+    return Training(run, mode, saver, workdir, about, update, step, position, mode.adopt(state), saved)
+
+
+def _train(
+    training: Training, watcher: Watcher, writer: Writer, mesh: jax.sharding.Mesh, examples: pipeline.Examples
+) -> None:
+    """All updates that are left; after a divergence, from the newest checkpoint, past the batches that broke it."""
+    run = training.run
+    held_out = held_out_loss(run, mesh)
+    with progress(run.train.steps, training.step, "training") as show:
+        for rollbacks_left in range(run.train.rollback, -1, -1):
+            reporter = Reporter(training, writer, show, mesh, held_out)
+            try:
+                return _updates(training, watcher, reporter, examples)
+            except Diverged as error:
+                training.saver.wait()
+                if not rollbacks_left or training.saver.newest is None:
+                    raise
+                roll_back(training)
+                writer.rewind(training.step)
+                print(f"{error}: goes on from step {training.step}, past the batches before {training.position}")
+
+
+def _updates(training: Training, watcher: Watcher, reporter: "Reporter", examples: pipeline.Examples) -> None:
+    run, mode, rows = training.run, training.mode, _rows(training.run)
+    batches = pipeline.batches(examples, training.position, run.data.batch_size, rows, run.data.threads)
+    placed_rows = mode.put({"rows": np.arange(run.data.batch_size)[rows]})["rows"]
+    while training.step < run.train.steps and not watcher.asked:
+        batch = mode.put(next(batches))
+        with watcher.updating:
+            training.state, metrics = training.update(training.state, batch, placed_rows)
+            training.step, training.position = training.step + 1, training.position + 1
+        watcher.step()
+        reporter.after_step(metrics, watcher)
+
+
+def roll_back(training: Training) -> None:
+    """To the newest checkpoint, and on from where the data are now."""
+    run, mode = training.run, training.mode
+    abstract = mode.abstract(make_init(run.model, run.optimizer, run.train.spike))
+    _, state, _ = checkpoint.restore(training.workdir, abstract, run.config)
+    assert state is not None
+    training.step = training.saved = int(state.step)
+    training.state = mode.adopt(state)
+
+
+class Reporter:
+    """What is done beside the updates, each at its own steps: numbers, pictures and checkpoints."""
+
+    def __init__(
+        self,
+        training: Training,
+        writer: Writer,
+        show: Callable[..., None],
+        mesh: jax.sharding.Mesh,
+        held_out: HeldOut | None,
+    ):
+        run = training.run
+        self.training, self.writer, self.show, self.mesh, self.held_out = training, writer, show, mesh, held_out
+        self.meter = Meter(run.data.batch_size, flops(run), peak(mesh))
+
+    def after_step(self, metrics: dict, watcher: Watcher) -> None:
+        """Report, draw and save, if it is time to."""
+        training, run = self.training, self.training.run
+        step, is_last = training.step, training.step == run.train.steps
+        self.meter.add(metrics, step)
+        self.show(step)
+        if step % run.train.log_every == 0 or is_last:
+            self.numbers()
+        if run.sample.every and step % run.sample.every == 0:
+            with self.meter.paused():
+                drawn = gather(draw(run, training.mode.plain(training.state).ema, self.mesh, run.sample))
+                self.writer.picture(step, "samples", sheet(run.streams, drawn))
+        if step % run.checkpoint.every == 0 and not is_last:
+            self.meter.fetch()
+            self.check(at_save=True)
+            with watcher.updating:
+                training.save()
+
+    def numbers(self) -> None:
+        """One line of metrics.jsonl, and the most important of it on the terminal."""
+        training, run = self.training, self.training.run
+        values = self.meter.means()
+        values["learning_rate"] = float(run.optimizer.learning_rate(max(updates_made(training.state.opt) - 1, 0)))
+        values["examples"] = float(training.position * run.data.batch_size)
+        if self.held_out is not None:
+            with self.meter.paused():
+                values |= self.held_out(training.mode.plain(training.state).ema)
+        self.writer.scalars(training.step, values)
+        shown = {"loss": "loss", "examples_per_second": "examples/s"}
+        self.show(training.step, **{shown[name]: value for name, value in values.items() if name in shown})
+        self.check()
+
+    def check(self, at_save: bool = False) -> None:
+        """Say which steps were skipped, and raise Diverged where none is made any more."""
+        training, run, meter = self.training, self.training.run, self.meter
+        if meter.skipped:
+            first, last = meter.skipped[0], meter.skipped[-1]
+            steps = f"step {first}" if first == last else f"{len(meter.skipped)} of the steps {first} ... {last}"
+            print(f"skipped {steps}, whose loss or gradient is not finite{' or far too large' * bool(run.train.spike)}")
+            meter.skipped = []
+        since_save = training.step - max(training.saved, 0)
+        if meter.in_a_row >= run.train.patience or (at_save and meter.in_a_row >= since_save):
+            raise Diverged(
+                f"the last {meter.in_a_row} steps up to {training.step} were skipped, because their loss or gradient "
+                f"is not finite; the newest good checkpoint in {training.workdir} is {_named(training.saver.newest)}; "
+                "set a lower --config.optimizer.learning_rate, or --config.train.rollback=1 to go on past these batches"
+            )
+
+
+def _named(step: int | None) -> str:
+    return "none" if step is None else f"step {step}"
+
+
+def _step(run: Run, root: jax.Array, mode: Mode) -> Step:
+    """The update of a run: everything in it that the config decides."""
+    return make_step(
+        run.model.apply,
+        run.streams,
+        run.optimizer,
+        root=root,
+        batch_size=run.data.batch_size,
+        ema=run.train.ema,
+        objective=OBJECTIVES[run.train.objective],
+        joint_levels=JOINT_LEVELS[run.train.levels],
+        uncertainty=lambda params, t: run.model.apply(params, t, method="uncertainty"),
+        accumulation=run.train.accumulation,
+        spike=run.train.spike,
+        trainable=trainable(run.train.freeze, jax.eval_shape(run.model.init, jax.random.key(0))),
+        axis=mode.axis,
+    )
+
+
+def training_keys(seed: int, apart: bool = True) -> tuple[jax.Array, jax.Array]:
+    """(key of the initial parameters, root of the keys of all updates) of a seed. apart: from those of its samples,
+    which the keys of runs begun by older versions are not."""
+    key = jax.random.key(seed)
+    if apart:
+        return domain(key, "init"), domain(key, "train")
+    init_key, root = jax.random.split(key)
+    return init_key, root
+
+
+def placement(run: Run) -> tuple[jax.sharding.Mesh, Mode]:
+    """The mesh of a run and its mode, on the devices there are."""
+    parallel = run.parallel
+    mesh = make_mesh(parallel.data, parallel.fsdp, parallel.context, parallel.tensor)
+    mode = MODES[parallel.mode](mesh)
+    parts = mode.parts * run.train.accumulation
+    if run.data.batch_size % parts:
+        raise ValueError(
+            f"data.batch_size = {run.data.batch_size} is not divisible by {parts}: "
+            f"{mode.parts} devices x train.accumulation = {run.train.accumulation}"
+        )
+    tokens = sum(token_counts(run.streams).values())
+    for axis, name, size in (("tensor", "model.heads", run.model.heads), ("context", "the number of tokens", tokens)):
+        if size % mesh.shape[axis]:
+            raise ValueError(f"parallel.{axis} = {mesh.shape[axis]} does not divide {name} = {size}")
+    for axis, share in check_division(jax.eval_shape(run.model.init, jax.random.key(0)), mesh).items():
+        if share:
+            print(f"parallel.{axis} = {mesh.shape[axis]}: {share:.1%} of the parameters stay whole on each device")
+    return mesh, mode
+
+
+def described(run: Run, examples: int, mesh: jax.sharding.Mesh) -> str:
+    """The first line of a run: its data, network and devices."""
+    shapes = jax.eval_shape(run.model.init, jax.random.key(0))
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(shapes))
+    label = run.streams.get("label")
+    classes = "" if label is None else f", {label.process.vocabulary:,} classes"
+    data = "synthetic noise, no data: for measuring speed" if run.data.name == "synthetic" else run.data.name
+    return (
+        f"{data}: {examples:,} examples{classes}; {parameters:,} parameters; {mesh.size} x "
+        f"{mesh.devices.flat[0].device_kind}; {flops(run):.3g} operations an update"
+    )
+
+
+def _rows(run: Run) -> slice:
+    """The rows of a global batch that this process loads."""
+    share = run.data.batch_size // jax.process_count()
+    return slice(jax.process_index() * share, (jax.process_index() + 1) * share)
+
+
+def flops(run: Run) -> int:
+    """Operations in the matrix products of an update; three forward passes' worth, by the convention of MFU."""
+    n = run.data.batch_size
+    shapes = {
+        name: jax.ShapeDtypeStruct((n, *stream.shape), stream.process.dtype) for name, stream in run.streams.items()
+    }
+    levels = {name: jax.ShapeDtypeStruct((n,), jnp.float32) for name in shapes}
+    return 3 * matmul_flops(run.model.apply, jax.eval_shape(run.model.init, jax.random.key(0)), shapes, levels)
+
+
+def peak(mesh: jax.sharding.Mesh) -> float | None:
+    """Operations a second that the whole mesh could do, where the data sheet is known."""
+    one = PEAK.get(mesh.devices.flat[0].device_kind)
+    return one and one * mesh.size

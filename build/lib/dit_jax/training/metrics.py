@@ -1,0 +1,157 @@
+"""Metrics of a run: metrics.jsonl and TensorBoard, fetched from the device only when they are reported."""
+
+import contextlib
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+
+import jax
+import numpy as np
+from PIL import Image
+
+
+class Writer:
+    """Appends scalars to WORKDIR/metrics.jsonl and to TensorBoard event files beside it.
+
+    step: where the run goes on from; lines of later steps, and one that a kill has torn, are taken out first, so that
+    no step is there twice.
+    """
+
+    def __init__(self, workdir: Path, step: int = 0):
+        with without("torch"):  # which it would import wherever there is one: seconds, for nothing
+            from tensorboardX import SummaryWriter
+        self._workdir = workdir
+        self.rewind(step)
+        self._board = SummaryWriter(str(workdir / "tensorboard"), flush_secs=30, purge_step=step + 1)
+
+    def rewind(self, step: int) -> None:
+        """Take out the lines of steps beyond this one."""
+        file = self._workdir / "metrics.jsonl"
+        lines = file.read_text().splitlines(keepends=True) if file.exists() else []
+        kept = [line for line in lines if (at := _step_of(line)) is not None and at <= step]
+        if kept != lines:
+            temporary = file.with_suffix(".incomplete")
+            temporary.write_text("".join(kept))
+            temporary.replace(file)
+
+    def scalars(self, step: int, values: dict[str, float]) -> None:
+        """One line, written whole; a number that is not finite is null there."""
+        finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
+        line = json.dumps({"step": step, **finite}, allow_nan=False) + "\n"
+        with open(self._workdir / "metrics.jsonl", "ab", buffering=0) as lines:
+            lines.write(line.encode())
+        for name, value in values.items():
+            self._board.add_scalar(name, value, step)
+
+    def picture(self, step: int, name: str, image: np.ndarray | None) -> None:
+        """image [height, width, 3] in 0 ... 255: to TensorBoard, and to WORKDIR/NAME_STEP.png."""
+        if image is None:
+            return
+        self._board.add_image(name, image, step, dataformats="HWC")
+        Image.fromarray(image).save(self._workdir / f"{name}_{step:07d}.png")
+
+    def __enter__(self) -> "Writer":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._board.close()
+
+
+def _step_of(line: str) -> int | None:
+    """The step of a line of metrics.jsonl; None for one that is not whole."""
+    try:
+        return int(json.loads(line)["step"]) if line.endswith("\n") else None
+    except (ValueError, TypeError, KeyError):
+        return None
+
+
+def write_json(file: Path, value: dict) -> None:
+    """A JSON file, moved into place whole."""
+    temporary = file.with_suffix(".incomplete")
+    temporary.write_text(json.dumps(value, indent=2) + "\n")
+    os.replace(temporary, file)
+
+
+@contextlib.contextmanager
+def without(module: str) -> Iterator[None]:
+    """What is imported here does as if this module, which nothing has imported yet, were not installed."""
+    if module in sys.modules:
+        yield
+        return
+    sys.modules[module] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules[module]
+
+
+class Meter:
+    """Collects the metrics of updates on the device, and fetches them only when asked for their means.
+
+    After a fetch, `skipped` has the steps whose update was skipped, since the last time that somebody emptied it, and
+    `in_a_row` how many the newest are without one that was made.
+    """
+
+    def __init__(self, batch_size: int, flops: int, peak: float | None):
+        self._batch_size, self._flops, self._peak = batch_size, flops, peak
+        self._pending: list[dict] = []
+        self._fetched: list[dict] = []
+        self._steps: list[int] = []
+        self._untimed, self._since = 0, 0.0
+        self.skipped: list[int] = []
+        self.in_a_row = 0
+
+    def add(self, metrics: dict, step: int = 0) -> None:
+        if not self._since:  # the first update of a process compiles: it belongs to no rate
+            jax.block_until_ready(metrics)
+            self._untimed, self._since = 1, time.monotonic()
+        self._pending.append(metrics)
+        self._steps.append(step)
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """What is done in here, such as drawing samples, is no training: the rates leave its time out."""
+        jax.block_until_ready(self._pending)
+        begin = time.monotonic()
+        yield
+        self._since += time.monotonic() - begin
+
+    def fetch(self) -> None:
+        """Wait for the updates so far, and count the skipped ones."""
+        for step, metrics in zip(self._steps, jax.device_get(self._pending), strict=True):
+            is_skipped = bool(metrics["skipped"])
+            self.in_a_row = self.in_a_row + 1 if is_skipped else 0
+            self.skipped += [step] * is_skipped
+            self._fetched.append(metrics)
+        self._pending, self._steps = [], []
+
+    def means(self) -> dict[str, float]:
+        """Means since the last call, of the updates that were made: losses, rates, and losses by level as
+        `loss/STREAM/t0.3-0.4`; `skipped`, how many were not."""
+        self.fetch()
+        fetched, self._fetched = self._fetched, []
+        seconds, self._since = time.monotonic() - self._since, time.monotonic()
+        timed, self._untimed = len(fetched) - self._untimed, 0
+        made = [m for m in fetched if not m["skipped"]]
+        values = {name: float(np.mean([m[name] for m in made or fetched])) for name in ("loss", "grad_norm")}
+        values["skipped"] = float(len(fetched) - len(made))
+        values["seconds"] = seconds
+        if timed:
+            values["steps_per_second"] = timed / seconds
+            values["examples_per_second"] = timed / seconds * self._batch_size
+            values["flops_per_second"] = timed / seconds * self._flops
+        if timed and self._peak:
+            values["mfu"] = values["flops_per_second"] / self._peak
+        for name in fetched[0]["by_level"]:
+            sums, counts = (np.sum(part, 0) for part in zip(*(m["by_level"][name] for m in fetched), strict=True))
+            for i in np.flatnonzero(counts):
+                low, high = i / len(counts), (i + 1) / len(counts)
+                values[f"loss/{name}/t{low:.1f}-{high:.1f}"] = float(sums[i] / counts[i])
+        return values

@@ -1,0 +1,125 @@
+"""Stopping a run from outside: signals, also while it computes, a closed terminal, and a watchdog for one that hangs.
+
+A thread watches, because a signal's own handler waits until Python code runs again, which takes minutes in a compiler
+or a reader of data. The training thread is asked first; where it does not answer in time, the watcher saves by itself.
+"""
+
+import contextlib
+import faulthandler
+import os
+import select
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+PATIENCE = 3.0  # seconds for the training thread to end its update and save
+LAST_RESORT = 4.0  # seconds more for it to let go of the state
+FIRST_STEP, LEAST, TIMES = 3600.0, 300.0, 50.0  # the watchdog's limit: until the first step; at least; slowest steps
+
+
+class Watcher:
+    """What watches a run. `asked` says whether it should stop; `updating` guards the state while it is replaced.
+
+    save: () -> the sentence that a run ends with; it saves what there is. unchanged: () -> the sentence that it ends
+    with where nothing is new since the newest checkpoint, and nothing where something is. watchdog: seconds without a
+    step after which the process ends; -1: a limit of its own, which the slowest step so far decides; 0: none.
+    """
+
+    def __init__(self, save: Callable[[], str], watchdog: float = -1, unchanged: Callable[[], str] = lambda: ""):
+        self.asked = False
+        self.updating = threading.Lock()
+        self._save, self._unchanged, self._watchdog = save, unchanged, watchdog
+        self._last, self._slowest, self._steps = time.monotonic(), 0.0, 0
+        self._heard, self._deadline = 0, float("inf")
+        self._over = threading.Event()
+
+    def step(self) -> None:
+        """Training goes on: called after every step."""
+        now = time.monotonic()
+        if self._steps:  # the first one compiles
+            self._slowest = max(self._slowest, now - self._last)
+        self._last, self._steps = now, self._steps + 1
+
+    def stop(self) -> None:
+        """Ask the training thread to stop; where it does not, the watcher saves and ends the process."""
+        self.asked, self._deadline = True, min(self._deadline, time.monotonic() + PATIENCE)
+
+    @property
+    def limit(self) -> float:
+        """Seconds without a step that are too many."""
+        if self._watchdog >= 0:
+            return self._watchdog or float("inf")
+        return FIRST_STEP if self._steps < 2 else max(LEAST, TIMES * self._slowest)
+
+    def watch(self, signals: int) -> None:
+        """What the thread does: read signals from a pipe, and look at the clock, until training is over."""
+        while not self._over.is_set():
+            ready, _, _ = select.select([signals], [], [], 0.2)
+            for number in os.read(signals, 64) if ready else b"":
+                self._heard += 1
+                if self._heard > 1:
+                    os._exit(128 + number)
+                self.stop()
+            now = time.monotonic()
+            if now > self._deadline:
+                self._rescue()
+            if now - self._last > self.limit:
+                self._give_up()
+
+    def _rescue(self) -> None:
+        """Save and end the process: the training thread is waiting for data, compiling or drawing."""
+        if not self.updating.acquire(timeout=LAST_RESORT):
+            if sentence := self._unchanged():
+                self._leave(0, sentence)
+            self._leave(1, "stopped in the middle of a step that does not end: what is saved is the newest checkpoint")
+        if not self._over.is_set():
+            self._leave(0, self._save())
+
+    def _give_up(self) -> None:
+        faulthandler.dump_traceback(all_threads=True)
+        seconds = time.monotonic() - self._last
+        self._leave(
+            1,
+            f"error: no step in {seconds:.0f} s, more than train.watchdog = {self.limit:.0f} allows; where each thread "
+            "hangs stands above; the newest checkpoint is whole, and the same command goes on from it",
+        )
+
+    def _leave(self, status: int, sentence: str) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            print(sentence, file=sys.stderr if status else sys.stdout, flush=True)
+        os._exit(status)
+
+    def end(self) -> None:
+        """Training is over, and nothing is watched any more."""
+        self._over.set()
+
+
+@contextlib.contextmanager
+def watched(watcher: Watcher) -> Iterator[None]:
+    """Signals ask the watcher to stop the run in here; the second one ends the process at once."""
+    receiver, sender = os.pipe()
+    os.set_blocking(sender, False)
+    before = {number: signal.signal(number, lambda number, frame: watcher.stop()) for number in SIGNALS}
+    wakeup = signal.set_wakeup_fd(sender, warn_on_full_buffer=False)
+    thread = threading.Thread(target=watcher.watch, args=(receiver,), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        watcher.end()
+        signal.set_wakeup_fd(wakeup)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        thread.join()
+        os.close(receiver)
+        os.close(sender)
+
+
+def silence() -> None:
+    """Write to nobody from here on: whoever read the standard output is gone."""
+    nobody = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nobody, 1)
+    os.close(nobody)
