@@ -17,6 +17,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from dit_jax.diffusion.gaussian import PREDICTIONS
+from dit_jax.diffusion.joint_levels import JOINT_LEVELS, independent
 from dit_jax.diffusion.meanflow import SPAN
 from dit_jax.diffusion.stream import Stream, Streams, drawable
 from dit_jax.names import ConfigError, choose, nearest
@@ -156,7 +157,7 @@ def _check(run: Run):
     if run.data.augment == "flip" and "image" not in run.streams:
         raise ConfigError(f"data.augment = 'flip' mirrors a stream 'image'; there are: {', '.join(run.streams)}")
     names = list(drawable(run.streams))
-    if run.train.levels in ("corners", "random_subsets") and len(names) < 2:
+    if JOINT_LEVELS[run.train.levels] is not independent and len(names) < 2:
         raise ConfigError(
             f"train.levels = {run.train.levels!r} needs two streams or more to draw; there is {', '.join(names)}"
         )

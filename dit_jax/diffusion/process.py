@@ -31,7 +31,8 @@ class Process:
     in_data: bool = True
 
     def time_input(self, t: Array) -> Array:
-        """What the timestep embedding is fed for the levels t, of the same shape: nothing, unless a process says so."""
+        """What the timestep embedding is fed for the levels t, [B] or [B, G]: zeros, unless a process says
+        otherwise."""
         return jnp.zeros_like(t)
 
     def prior(self, keys: Array, shape: tuple[int, ...]) -> Array:

@@ -56,12 +56,13 @@ def train(run: Run, workdir: Path, initial: Any = None) -> None:
     workdir.mkdir(parents=True, exist_ok=True)
     with locked(workdir), Saver(workdir, run.checkpoint.keep) as saver:
         training = begin(run, mode, saver, workdir, identity(run.data.name, source), initial)
+        operations = flops(run)
         write_json(workdir / "config.json", run.config)
-        print(described(run, len(source), mesh))
+        print(described(run, len(source), mesh, operations))
         watcher = Watcher(training.end, run.train.watchdog, training.unchanged)
         with watched(watcher), Writer(workdir, training.step) as writer:
             try:
-                _train(training, watcher, writer, mesh, examples)
+                _train(training, watcher, writer, mesh, examples, operations)
             except BrokenPipeError:  # who read what this says is gone: stop, as after a signal
                 silence()
             except Diverged:
@@ -135,14 +136,20 @@ def begin(run: Run, mode: Mode, saver: Saver, workdir: Path, data: dict | None, 
 
 
 def _train(
-    training: Training, watcher: Watcher, writer: Writer, mesh: jax.sharding.Mesh, examples: pipeline.Examples
+    training: Training,
+    watcher: Watcher,
+    writer: Writer,
+    mesh: jax.sharding.Mesh,
+    examples: pipeline.Examples,
+    operations: int,
 ) -> None:
     """All updates that are left; after a divergence, from the newest checkpoint, past the batches that broke it."""
     run = training.run
     held_out = held_out_loss(run, mesh)
     with progress(run.train.steps, training.step, "training") as show:
         for rollbacks_left in range(run.train.rollback, -1, -1):
-            reporter = Reporter(training, writer, show, mesh, held_out)
+            meter = Meter(run.data.batch_size, operations, peak(mesh))
+            reporter = Reporter(training, meter, writer, show, mesh, held_out)
             try:
                 return _updates(training, watcher, reporter, examples)
             except Diverged as error:
@@ -183,14 +190,14 @@ class Reporter:
     def __init__(
         self,
         training: Training,
+        meter: Meter,
         writer: Writer,
         show: Callable[..., None],
         mesh: jax.sharding.Mesh,
         held_out: HeldOut | None,
     ):
-        run = training.run
-        self.training, self.writer, self.show, self.mesh, self.held_out = training, writer, show, mesh, held_out
-        self.meter = Meter(run.data.batch_size, flops(run), peak(mesh))
+        self.training, self.meter, self.writer, self.show = training, meter, writer, show
+        self.mesh, self.held_out = mesh, held_out
 
     def after_step(self, metrics: dict, watcher: Watcher) -> None:
         """Report, draw and save, if it is time to."""
@@ -295,8 +302,8 @@ def placement(run: Run) -> tuple[jax.sharding.Mesh, Mode]:
     return mesh, mode
 
 
-def described(run: Run, examples: int, mesh: jax.sharding.Mesh) -> str:
-    """The first line of a run: its data, network and devices."""
+def described(run: Run, examples: int, mesh: jax.sharding.Mesh, operations: int) -> str:
+    """The first line of a run: its data, network and devices, and the operations of an update."""
     shapes = jax.eval_shape(run.model.init, jax.random.key(0))
     parameters = sum(leaf.size for leaf in jax.tree.leaves(shapes))
     label = run.streams.get("label")
@@ -304,7 +311,7 @@ def described(run: Run, examples: int, mesh: jax.sharding.Mesh) -> str:
     data = "synthetic noise, no data: for measuring speed" if run.data.name == "synthetic" else run.data.name
     return (
         f"{data}: {examples:,} examples{classes}; {parameters:,} parameters; {mesh.size} x "
-        f"{mesh.devices.flat[0].device_kind}; {flops(run):.3g} operations an update"
+        f"{mesh.devices.flat[0].device_kind}; {operations:.3g} operations an update"
     )
 
 

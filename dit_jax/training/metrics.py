@@ -3,7 +3,6 @@
 import contextlib
 import json
 import math
-import os
 import sys
 import time
 from collections.abc import Iterator
@@ -35,9 +34,7 @@ class Writer:
         lines = file.read_text().splitlines(keepends=True) if file.exists() else []
         kept = [line for line in lines if (at := _step_of(line)) is not None and at <= step]
         if kept != lines:
-            temporary = file.with_suffix(".incomplete")
-            temporary.write_text("".join(kept))
-            temporary.replace(file)
+            _write_whole(file, "".join(kept))
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
         """One line, written whole; a number that is not finite is null there."""
@@ -74,9 +71,13 @@ def _step_of(line: str) -> int | None:
 
 def write_json(file: Path, value: dict) -> None:
     """A JSON file, moved into place whole."""
+    _write_whole(file, json.dumps(value, indent=2) + "\n")
+
+
+def _write_whole(file: Path, text: str) -> None:
     temporary = file.with_suffix(".incomplete")
-    temporary.write_text(json.dumps(value, indent=2) + "\n")
-    os.replace(temporary, file)
+    temporary.write_text(text)
+    temporary.replace(file)
 
 
 @contextlib.contextmanager
