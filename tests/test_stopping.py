@@ -72,6 +72,20 @@ def test_signals_mean_afterwards_what_they_meant_before(error):
             signal.signal(number, handler)
 
 
+def test_whoever_was_woken_by_signals_before_is_woken_afterwards():
+    receiver, sender = os.pipe()
+    os.set_blocking(sender, False)
+    before = signal.set_wakeup_fd(sender)
+    try:
+        with watched(Watcher(lambda: "saved")):
+            pass
+        assert signal.set_wakeup_fd(-1) == sender
+    finally:
+        signal.set_wakeup_fd(before)
+        os.close(receiver)
+        os.close(sender)
+
+
 def test_where_training_does_not_answer_the_watcher_saves_and_leaves(left, monkeypatch, capsys):
     monkeypatch.setattr(stopping, "PATIENCE", 0.2)
     saved: list[bool] = []
