@@ -119,7 +119,7 @@ TABLE: dict[str, list[tuple[str, str, str]]] = {
     "training/saving.py": [
         ('"data_position": step,', '"data_position": step + 1,', "checkpoint"),
         ("{name: getattr(state, name) for name in ARRAYS}", "dict.fromkeys(ARRAYS, state.params)", "checkpoint"),
-        ("max_to_keep=self._keep", "max_to_keep=2", "checkpoint"),
+        ("[: -self._keep]", "[:-2]", "checkpoint"),
         ("        if found.not_finite:", "        if False:", "checkpoint"),
         ("        if step == self.newest:\n            return\n", "", "checkpoint"),
         ("shutil.rmtree(directory_of(self._workdir) / REMOVED, ignore_errors=True)", "pass", "checkpoint"),

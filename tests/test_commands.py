@@ -99,6 +99,7 @@ def test_a_finished_run_has_nothing_left_to_do(straight):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_and_ends_in_five_seconds(number, tmp_path):
     process = start("train.py", f"--workdir={tmp_path}", "--config.train.log_every=5", "--config.train.steps=100000")
@@ -114,6 +115,7 @@ def test_a_signal_saves_and_ends_in_five_seconds(number, tmp_path):
     assert arrays(tmp_path, step)
 
 
+@pytest.mark.heavy
 def test_a_second_signal_leaves_at_once(tmp_path):
     process = start("train.py", f"--workdir={tmp_path}", "--config.train.log_every=5", "--config.train.steps=100000")
     while not process.stdout.readline().startswith("training"):
@@ -148,6 +150,7 @@ def test_sampling_writes_arrays_protocol_and_picture(straight, tmp_path):
     assert not (tmp_path / "interpolation.gif").exists()
 
 
+@pytest.mark.heavy
 def test_every_choice_of_a_sampler_has_its_flag(straight, tmp_path):
     chosen = {"num": 2, "guidance": 2.0, "combine": "projected", "channels": 1, "interval": [0.1, 0.9], "steps": 3}
     chosen |= {"solver": "heun", "reveal": "remask", "grid": "karras", "shift": 2.0, "seed": 5, "batch": 3}
@@ -260,6 +263,7 @@ def test_a_dry_run_says_what_would_run_and_writes_nothing(tmp_path):
     assert not (tmp_path / "w").exists()
 
 
+@pytest.mark.heavy
 def test_train_names_mistakes(tmp_path):
     own = tmp_path / "own.py"
     own.write_text("import math\n\n\ndef get_config():\n    return math.tau2\n")
@@ -273,6 +277,7 @@ def test_train_names_mistakes(tmp_path):
         assert output.startswith("error: ") and message in output and "Traceback" not in output
 
 
+@pytest.mark.heavy
 def test_sample_names_mistakes(straight, tmp_path):
     for workdir, argument, message in [
         (straight, "--given=label=10", "label 10 does not exist: labels are 0 ... 9"),
@@ -292,6 +297,7 @@ def test_sample_names_mistakes(straight, tmp_path):
         assert output.startswith("error: ") and message in output and "Traceback" not in output
 
 
+@pytest.mark.heavy
 def test_a_broken_checkpoint_is_named_and_the_one_before_it_used(tmp_path):
     """By who draws and by who trains, who alone sets it aside; and one is drawn from if it is asked for."""
     run("train.py", f"--workdir={tmp_path}", *TINY, "--config.train.steps=6")
@@ -320,6 +326,7 @@ def test_another_network_in_the_same_place_is_refused(straight):
     assert output.count("\n") == 1
 
 
+@pytest.mark.heavy
 def test_other_data_under_the_same_name_are_refused(tmp_path):
     """A class that has another name, and a picture more: nothing else would notice."""
     for i in range(6):

@@ -117,6 +117,7 @@ def test_a_network_of_another_size_is_an_error_by_name(options, message, convert
         fitted(run.model.init(jax.random.key(0)), initial_weights(run))
 
 
+@pytest.mark.heavy
 def test_it_resumes_bitwise_and_converts_back(converted, tmp_path):
     run, longer = run_of(converted / "run"), json.loads(json.dumps(run_of(converted / "run").config))
     longer["train"]["steps"] = 4
@@ -132,6 +133,7 @@ def test_it_resumes_bitwise_and_converts_back(converted, tmp_path):
     np.testing.assert_array_equal(back.transformer_blocks[1].attn1.to_out[0].weight.detach().numpy().T, ours[1])
 
 
+@pytest.mark.heavy
 def test_frozen_parameters_stay_and_the_others_do_not(converted, tmp_path):
     run = run_of(converted / "run", freeze="blocks/")
     before = leaves(initial_weights(run))

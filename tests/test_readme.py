@@ -54,6 +54,16 @@ def test_a_command_has_the_flags_and_configs_that_it_names(command, words):
         build(arguments["config"])
 
 
+def test_the_table_of_faults_names_tests_that_there_are():
+    rows = [line for line in (ROOT / "docs/faults.md").read_text().splitlines() if line.startswith("| ")][1:]
+    for row in rows:
+        named = re.findall(r"`(test_\w+\.py)::(test_\w+)`", row)
+        assert named, row
+        for file, test in named:
+            assert f"def {test}(" in (ROOT / "tests" / file).read_text(), f"{file} has no {test}"
+    assert len(rows) >= 30
+
+
 def test_the_tree_is_that_of_the_package():
     """Folders are indented by two below the one that they are in, and files by two more."""
     tree = PAGES[ROOT / "docs/design.md"].split("## What is where")[1].split("```")[1]

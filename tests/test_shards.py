@@ -9,6 +9,7 @@ import sys
 import textwrap
 import time
 import tracemalloc
+import zipfile
 from pathlib import Path
 
 import jax
@@ -149,6 +150,37 @@ def test_a_shard_that_holds_less_than_its_name_says_is_damaged(tmp_path):
     (tmp_path / "shards" / "00000000-00000002.npz").rename(tmp_path / "shards" / "00000000-00000004.npz")
     with pytest.raises(ValueError, match=r"00000000-00000004.npz is damaged: it ends too early"):
         merge(tmp_path, 5, ABOUT)
+
+
+class Payload:
+    """What touches a file where it is unpickled."""
+
+    def __init__(self, file: Path):
+        self.file = file
+
+    def __reduce__(self):
+        return Path.touch, (self.file,)
+
+
+@pytest.mark.parametrize("name", ["samples.npz", "shards/00000000-00000003.npz"])
+def test_code_in_a_shard_is_not_run(name, tmp_path):
+    (tmp_path / "shards").mkdir()
+    np.savez(tmp_path / name, image=np.array([Payload(tmp_path / "touched")] * 4))
+    for read in (shards_in, lambda out: merge(out, 3, ABOUT), lambda out: first_samples(out / name, 2)):
+        try:
+            read(tmp_path)
+        except ValueError as error:
+            assert f"{name} is damaged: image.npy holds Python objects, which are never read" in str(error)
+        else:
+            assert read is shards_in and name != "samples.npz"  # which looks at names of shards alone
+    assert not (tmp_path / "touched").exists() and (tmp_path / name).exists()
+
+
+def test_a_file_in_a_shard_that_is_no_array_is_damage(tmp_path):
+    with zipfile.ZipFile(tmp_path / "samples.npz", "w") as file:
+        file.writestr("image.npy", b"no array, and long enough to be one")
+    with pytest.raises(ValueError, match=r"samples\.npz is damaged: image\.npy is no array"):
+        shards_in(tmp_path)
 
 
 def test_a_write_that_fails_leaves_what_was_there(tmp_path):

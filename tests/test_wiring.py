@@ -515,7 +515,16 @@ def placed(config: dict, folder: str) -> str:
     return json.dumps(config).replace(PICTURES, f"{folder}/whole").replace(BROKEN, f"{folder}/broken")
 
 
-@pytest.mark.parametrize("entry", [*entries()])
+# What trains or draws to be seen takes seconds.
+SLOW = {averages, diverging, drawn, files, kinds, moved, not_drawn, parameters, pictures, resumed}
+
+
+def marked(entry: str):
+    is_slow = any(row.see in SLOW for row in WIRES.get(entry, ()))
+    return pytest.param(entry, marks=[pytest.mark.heavy] * is_slow)
+
+
+@pytest.mark.parametrize("entry", map(marked, entries()))
 def test_every_entry_changes_what_happens(entry, folder):
     assert entry in WIRES, f"{entry} is new: say in WIRES what it changes"
     table, *names, _ = entry.split(".")

@@ -68,11 +68,12 @@ def train(run: Run, workdir: Path, initial: Any = None) -> None:
             except Diverged:
                 raise
             except Exception:
-                with contextlib.suppress(Exception):  # an update that failed has taken the state with it
+                with contextlib.suppress(Exception), watcher.saving():  # an update that failed has taken the state
                     if not training.unchanged():
                         training.end()
                 raise
-            sentence = training.end()
+            with watcher.saving():
+                sentence = training.end()
     print(sentence)
 
 
@@ -214,7 +215,7 @@ class Reporter:
         if step % run.checkpoint.every == 0 and not is_last:
             self.meter.fetch()
             self.check(at_save=True)
-            with watcher.updating:
+            with watcher.saving():
                 training.save()
 
     def numbers(self) -> None:
