@@ -131,7 +131,7 @@ def test_a_new_row_stops_no_file_is_tested_and_is_told_what_it_needs(copy):
         module, _, table = name.rpartition(".")
         with (copy / "dit_jax" / f"{module.replace('.', '/')}.py").open("a") as file:
             file.write(f'{table}["unheard_of"] = [*{table}.values()][0]\n')
-    quiet = ["-n0", "-p", "no:cacheprovider", "--collect-only", "-q"]
+    quiet = ["-n0", "-p", "no:cacheprovider", "--collect-only"]  # and -q, by pyproject.toml
     done = subprocess.run([sys.executable, "-m", "pytest", *quiet], cwd=copy, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-3000:]
     new = [line.removeprefix("tests/") for line in done.stdout.splitlines() if "unheard_of" in line]
