@@ -290,6 +290,8 @@ TABLE: dict[str, list[tuple[str, str, str]]] = {
     "diffusion/solvers.py": [
         ("step, is_stochastic=True)", "step)", "draw"),
         ("is_stochastic=churn > 0", "is_stochastic=False", "draw"),
+        ("length = align(s - t, z)", "length = align(t - s, z)", "solvers"),
+        ("jnp.where(length == 0, z, z + length * slope)", "z + length * slope", "solvers"),
         ("- jnp.log(1 + churn)", "+ jnp.log(1 + churn)", "solvers"),
         ("jnp.sqrt(2 * process.schedule", "jnp.sqrt(process.schedule", "solvers"),
         ("jnp.where(is_last, x0,", "jnp.where(~is_last, x0,", "solvers"),

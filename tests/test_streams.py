@@ -31,8 +31,9 @@ EXAMPLES = {
 every_stream = pytest.mark.parametrize("stream", EXAMPLES.values(), ids=EXAMPLES)
 
 
-def test_every_stream_is_tried_here():
-    assert EXAMPLES.keys() == STREAMS.keys()
+@pytest.mark.parametrize("kind", STREAMS)
+def test_every_kind_of_stream_is_tried_here(kind):
+    assert kind in EXAMPLES, f"{kind} is new: give EXAMPLES a small one"
 
 
 @every_stream
@@ -151,10 +152,9 @@ def test_random_labels_are_uniform_and_always_the_same():
 
 @pytest.mark.parametrize("text", ["label", "lable=3", "span=3", "past=3", "=3"])
 def test_what_cannot_be_given_is_an_error_that_says_what_can(text):
-    with pytest.raises(
-        ValueError, match="STREAM=VALUE, where STREAM is one of: audio, duration, image, label, text, video"
-    ):
-        read_given(EXAMPLES, [text])
+    streams = {name: EXAMPLES[name] for name in ("image", "label", "past", "span", "text")}
+    with pytest.raises(ValueError, match="STREAM=VALUE, where STREAM is one of: image, label, text"):
+        read_given(streams, [text])
 
 
 @every_stream
