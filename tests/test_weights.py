@@ -152,6 +152,20 @@ def test_what_is_not_known_to_be_inert_is_refused_by_its_name(zipped, thing, tmp
         weights.read(tmp_path / "a.pt")
 
 
+def test_another_pickle_protocol_is_read_or_one_sentence(tmp_path):
+    """torch runs nothing in the second protocol alone; what is here reads them all."""
+    state, file = {"x.weight": torch.arange(3.0)}, tmp_path / "a.pt"
+    torch.save(state, file, pickle_protocol=4)
+    with (
+        pytest.warns(UserWarning, match="protocol 4"),
+        pytest.raises(ValueError, match="holds another pickle than") as e,
+    ):
+        weights.read(file)
+    assert str(e.value).endswith("which was not run; give a plain state dict of tensors") and "\n" not in str(e.value)
+    torch.save(state, file, pickle_protocol=4, _use_new_zipfile_serialization=False)
+    assert np.array_equal(weights.read(file)["x.weight"], state["x.weight"])
+
+
 @pytest.mark.parametrize("zipped", [True, False], ids=["", "legacy"])
 def test_what_is_not_wanted_stays_on_disk(zipped, tmp_path):
     """Arrays are views of the mapped file: nothing else is in memory."""

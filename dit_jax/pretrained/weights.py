@@ -162,9 +162,11 @@ def _torch_archive(file: Path) -> Any:
     try:
         with torch.serialization.safe_globals([(Inert, name) for name in INERT]):
             return _mapped(torch, torch.load(file, weights_only=True, map_location="cpu", mmap=True), {})
+    except pickle.UnpicklingError as error:
+        name = re.search(r"GLOBAL (\S+)", str(error))
+        what = name[1] if name else "another pickle than torch.save writes of tensors"
+        raise ValueError(f"{file} holds {what}, which was not run; give a plain state dict of tensors") from None
     except Exception as error:  # a broken file can fail anywhere in there
-        if isinstance(error, pickle.UnpicklingError) and (name := re.search(r"GLOBAL (\S+)", str(error))):
-            raise ValueError(f"{file} holds {name[1]}, which was not run; give a plain state dict of tensors") from None
         raise ValueError(f"{file} cannot be read by torch ({_line(error)}); download it, or save it, again") from None
 
 
