@@ -37,7 +37,7 @@ from dit_jax.run import Run, SampleOptions
 from dit_jax.sampling.draw import Network, check_drawn, draw
 from dit_jax.sampling.files import write_pictures, write_samples
 from dit_jax.sampling.interpolate import check_interpolation, interpolation_noise
-from dit_jax.sampling.plan import Plan, make_plan
+from dit_jax.sampling.plan import Plan, check_all_given, make_plan
 from dit_jax.sampling.protocol import check_writable, claim, digest
 from dit_jax.sampling.shards import merge, missing
 
@@ -70,6 +70,7 @@ def main(
         weak = other.model, others
 
     plan = make_plan(run.streams, how)
+    check_all_given(run.streams, plan)
     if interpolate:
         check_interpolation(run.streams, how, interpolate, plan.given)
     said = {"workdir": workdir, "vae": vae or None, "interpolate": interpolate or None}

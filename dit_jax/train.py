@@ -45,7 +45,8 @@ def initial_weights(run: Run) -> Any:
         return restore_run(source)[1]
     process: Any = run.streams["image"].process if "image" in run.streams else None
     kind = "sit" if process is not None and process.predicts(velocity) else "dit"
-    return published(weights.find(source), kind, run.model.heads, "float32")[1]
+    side = run.streams["image"].shape[0] if "image" in run.streams else None
+    return published(weights.find(source), kind, heads=run.model.heads, side=side)[1]
 
 
 def command() -> None:

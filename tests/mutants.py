@@ -236,6 +236,8 @@ TABLE: dict[str, list[tuple[str, str, str]]] = {
         ("return jnp.zeros_like(t)", "return jnp.zeros(())", "process"),
     ],
     "diffusion/stream.py": [
+        ("or not self.process.in_data:", "or False:", "streams"),
+        ("or self.past_of or", "or", "streams"),
         ("fold(keys, stream_id(name))", "keys", "objective updates"),
         ("if s.process.in_data and not s.past_of", "if not s.past_of", "meanflow wiring"),
         ("stream.process.check(x[name], masks)", "stream.process.check(x[name], True)", "sampler objective"),
@@ -375,10 +377,34 @@ TABLE: dict[str, list[tuple[str, str, str]]] = {
         ('"flipped" if mirrored else "image"', '"image" if mirrored else "flipped"', "latents"),
     ],
     "pretrained/weights.py": [
-        (" if key not in skip]", "]", "weights"),
-        ('raise pickle.UnpicklingError(f"{path} was not run")', "return getattr(__import__(module), name)", "weights"),
+        (" if key not in skip):", "):", "weights"),
         (" if array.dtype == np.float32}", "}", "weights"),
-        ('in ("", part)', 'in ("",)', "weights vae"),
+        ("[path, path / part] if", "[path] if", "weights vae"),
+        ("if total > sum(", "if total < 0 * sum(", "weights convert"),
+        ("if file.suffix in SUFFIXES or", "if", "weights"),
+        ("    for key, name in _json(file", "    for key, name in {} and _json(file", "convert"),
+    ],
+    "pretrained/legacy.py": [
+        ('raise Refused(f"{path} was not run")', "return getattr(__import__(module), name)", "weights"),
+        ("storages[key], first * dtype.itemsize, strides", "storages[key], 0, strides", "weights"),
+        ("if math.prod(shape) * dtype.itemsize > len(data):", "if False:", "weights"),
+    ],
+    "pretrained/entries.py": [
+        ("not AVERAGED.search(name))}", "0)}", "weights convert"),
+        ("if not OPTIMIZER.match(prefix):", "if True:", "weights convert"),
+        (" and not name.startswith(inner)", "", "weights"),
+        ('re.compile(r"((?:.*\\.)?)"', 're.compile(r"(.*)"', "weights"),
+        ("if id(node) not in entered:", "if True:", "convert"),
+        ("(count(pair[1]), bool(", "(0, bool(", "weights"),
+    ],
+    "pretrained/shapes.py": [
+        ("settings[PIXELS] // 8", "settings[PIXELS]", "convert"),
+        ("rows if dropout == 0 or rows == 1 else", "rows if rows == 1 else", "convert"),
+        ("if rows != classes + 1:", "if False:", "convert"),
+    ],
+    "pretrained/dit.py": [
+        ("rtol=_rounding(tensors[key])", "rtol=0", "convert"),
+        ("np.zeros_like(found[key][:1])", "found[key][:1]", "convert"),
     ],
     "pretrained/vae.py": [("weights.read(file, DTYPES)", "weights.read(file)", "vae")],
     "sampling/draw.py": [
@@ -403,6 +429,8 @@ TABLE: dict[str, list[tuple[str, str, str]]] = {
         ("x[rows % len(x)]", "x[np.arange(len(rows)) % len(x)]", "plan"),
         ("values[samples] for", "values[rows] for", "plan"),
         ("if not order.could_be_drawn:", "if False:", "plan"),
+        ("and own != 1 and not options.weak", "and not options.weak", "plan"),
+        ("and own != 1 and not options.weak", "and own != 1", "plan"),
     ],
     "sampling/given.py": [
         ("< int(count) < groups", "< int(count) <= groups", "streams"),

@@ -36,6 +36,22 @@ def test_every_kind_of_stream_is_tried_here(kind):
     assert kind in EXAMPLES, f"{kind} is new: give EXAMPLES a small one"
 
 
+@pytest.mark.parametrize(
+    ("stream", "wanted"),
+    [
+        *((stream, False) for stream in EXAMPLES.values()),
+        (label(10, dropout_rate=0.0), True),
+        (label(10, dropout_rate=1e-4), False),
+        (label(1, dropout_rate=1.0), False),
+        (duration(audio(32, patch=4), of="audio", dropout_rate=0.0), True),
+        (span(rate=0.0), False),  # no data hold it: samplers say how far they go
+    ],
+)
+def test_a_condition_that_training_never_hides_is_always_given(stream, wanted):
+    """A past is none that anyone gives, and what is drawn is hidden as it is."""
+    assert stream.always_given is wanted
+
+
 @every_stream
 def test_embed_makes_a_token_for_every_position_and_head_makes_the_prediction(stream):
     x = stream.process.prior(jax.random.split(jax.random.key(0), 2), stream.shape)

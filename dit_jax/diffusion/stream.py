@@ -64,6 +64,14 @@ class Stream:
     codec_id: str = ""
     view: View = View()
 
+    @property
+    def always_given(self) -> bool:
+        """Whether training never hides this condition, so that there is no unconditional prediction without it: label
+        dropout at a rate of 0."""
+        if self.head is not None or self.past_of or not self.process.in_data:
+            return False
+        return not np.any(self.levels(np.nextafter(np.float32(1), np.float32(0))))  # the highest of all levels
+
 
 Streams = dict[str, Stream]
 

@@ -38,7 +38,8 @@ def read_given(streams: Streams, texts: Sequence[str]) -> Given:
     'STREAM=VALUE:prefix=K' gives the first K groups, such as frames, of a value. A value with hidden tokens, such as
     text with a gap, is where the stream starts from. A condition whose every value is the mask, as label=none is, is
     not given: it is absent, at t = 1. Among other values the mask is one of them, which is the same, for a masked
-    stream's network is told no level. Raises ValueError for anything else that cannot be read.
+    stream's network is told no level, but for one that training never hid. Raises ValueError for anything else that
+    cannot be read.
     """
     found = Given({}, {}, {})
     for text in texts:
@@ -54,6 +55,8 @@ def read_given(streams: Streams, texts: Sequence[str]) -> Given:
             has = f"there are {known} of {stream.groups} groups of {name}"
             raise ValueError(f"--given={text}: {has}: add :prefix={known}")
         values, is_mask = np.nan_to_num(values), stream.process.is_mask(values)
+        if stream.always_given and np.any(is_mask):
+            raise ValueError(f"--given={text}: this run has no null class: in training {name} was never hidden")
         if stream.head is not None and np.any(is_mask):
             found.start[name] = values
         elif not np.all(is_mask):
