@@ -402,6 +402,15 @@ def test_the_picture_of_an_apng_for_viewers_that_cannot_move_is_no_frame(tmp_pat
     np.testing.assert_array_equal(image.to_uint8(clip.read(file, (2, 8, 8, 1)))[0, ..., 0], frames[1:])
 
 
+def test_a_photograph_is_one_frame_whatever_else_its_file_holds(tmp_path):
+    """Telephones write a second picture into a JPEG, such as a gain map, a quarter as large."""
+    photograph, other = Image.new("RGB", (16, 8), (200, 200, 200)), Image.new("RGB", (4, 2))
+    photograph.save(tmp_path / "a.jpg", "MPO", save_all=True, append_images=[other])
+    found = clip.read(str(tmp_path / "a.jpg"), (3, 8, 16, 3))[0]
+    np.testing.assert_allclose(found[0], 200 / 127.5 - 1, atol=0.01)
+    assert np.all(np.isnan(found[1:]))
+
+
 @pytest.mark.parametrize("name", ["a.gif", "a.png", "a.webp"])
 @pytest.mark.parametrize("background", COLOURS)
 def test_a_transparent_sticker_moves_over_the_background(background, name, tmp_path):

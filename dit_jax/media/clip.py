@@ -43,7 +43,8 @@ def read_animation(file: str, shape: tuple[int, ...], background: str = "white")
 def pictures(file: str, channels: int, background: str) -> Iterator[tuple[Image.Image, float]]:
     """What is displayed, and for how many milliseconds, frame by frame."""
     with opened(file) as image:
-        frames = ImageSequence.Iterator(image)
+        # What else is in the file of a photograph, such as a gain map, is no frame.
+        frames = iter([image]) if image.format == "MPO" else ImageSequence.Iterator(image)
         if image.info.get("default_image"):  # of an APNG, what is shown where nothing can move
             next(frames)
         for frame in frames:
