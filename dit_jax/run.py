@@ -101,7 +101,8 @@ class SampleOptions:
     given: Annotated[
         tuple[str, ...],
         EACH,
-        "STREAM=VALUE: label=all, label=none (the null class), image=FILE, text=In*, clip=FILE:prefix=2",
+        "STREAM=VALUE: label=all, label=none (the null class), image=FILE, text=In*, text=@FILE, clip=FILE:prefix=2; "
+        r"a backslash takes a sign as it is: \* anywhere in a text, \@ in front, \:prefix=",
     ] = ()
     guidance: Annotated[float | str, "scale, 1 for none; or one for each given stream: name=2,image=1.5"] = 1.0
     interval: Annotated[tuple[float, float], "LOW,HIGH: the noise levels at which guidance acts"] = (0.0, 1.0)

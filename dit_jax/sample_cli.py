@@ -1,4 +1,4 @@
-"""Sample: python -m dit_jax.sample --workdir=runs/digits --num=64 --given=label=3 --guidance=1.5 --out=samples
+r"""Sample: python -m dit_jax.sample --workdir=runs/digits --num=64 --given=label=3 --guidance=1.5 --out=samples
 
 Writes OUT/samples.png and OUT/samples.npz: the arrays, the pictures as `arr_0` (uint8 [num, height, width, 3], which is
 what the ADM evaluation suite reads), and the protocol that drew them; what is heard, read or moves as files of its own,
@@ -8,6 +8,11 @@ Samples are written as they are drawn: a command that was killed, or stopped by 
 is repeated, also with a larger --num or another --batch. OUT/protocol.json has all else that decides them; with another
 protocol --out is refused, unless --overwrite. Several processes, each with devices of its own and the same --out, draw
 a part each: --part=0,4 and so on; process 0 merges all.
+
+--given=image=a.png,b.png are two files, which samples take in turn; so it is with clips and sounds. A name that exists
+is taken whole, with its commas. --given=text=In* is a text with a gap, *, and --given=text=@FILE is what a file says,
+without a byte-order mark and one newline at the end. A backslash takes these signs as they are: \* anywhere in a text,
+\@ in front of one, and \:prefix= in any value.
 
 --given=label=none is the null class, which classifier-free guidance calls unconditional: the stream is absent. It mixes
 with others, as in label=3,none. --given= draws without what the run's `sample` section gives.

@@ -168,6 +168,7 @@ TABLE: dict[str, list[tuple[str, str, str]]] = {
         ("[len(tokens[0])] * left", "[0] * left", "text"),
         ("nn.Embed(tokens + 1,", "nn.Embed(tokens,", "text wiring"),
         ("groups=blocks,", "", "wiring"),
+        ("said.removeprefix(codecs.BOM_UTF8)", "said", "given_files"),
     ],
     "streams/past.py": [("dropout(rate=0.0)", "dropout(rate=0.1)", "blocks")],
     "streams/duration.py": [("begun = -(-values", "begun = (values", "duration")],
@@ -182,6 +183,26 @@ TABLE: dict[str, list[tuple[str, str, str]]] = {
     "media/image.py": [
         ("times * height)", "height)", "draw"),
         ("+ 1) * 127.5 + 0.5", "+ 1) * 127.5", "streams"),
+        ("if image.has_transparency_data:", "if False:", "media"),
+        ("return ImageOps.exif_transpose(image)", "return image", "media"),
+        ("grey = levels / white * 255", "grey = np.floor(levels / white * 255)", "media"),
+        ("np.clip(pixels, 0, 255)", "pixels", "media"),
+        ("image.width * image.height > LARGEST", "False", "media"),
+    ],
+    "media/clip.py": [
+        (" and counts.sum() != length", "", "media"),
+        ("        counts[-1] = 1", "        pass", "media"),
+        ("            next(frames)", "            pass", "media"),
+    ],
+    "media/paths.py": [
+        ("range(len(words), 0, -1)", "range(1, len(words) + 1)", "given_files"),
+        ("os.path.expanduser(name)", "name", "given_files"),
+    ],
+    "media/sound.py": [
+        ("size = left - left % each", "size = left", "audio"),
+        ("if left < size:", "if False:", "audio"),
+        ("(loudest[:-1] > most) & ", "", "audio"),
+        ("at += size + size % 2", "at += size", "audio"),
     ],
     "media/spectrum.py": [
         ("jnp.roll(runs, -1, 1)", "jnp.roll(runs, 1, 1)", "audio"),
@@ -436,6 +457,7 @@ TABLE: dict[str, list[tuple[str, str, str]]] = {
         ("< int(count) < groups", "< int(count) <= groups", "streams"),
         ("stream.head is not None and np.any", "np.any", "plan"),
         ("elif not np.all(is_mask)", "else", "plan"),
+        ('is_file(value.removeprefix("@"))', "False", "given_files"),
     ],
     "sampling/files.py": [
         ("there[-2:0:-1]", "there[-2::-1]", "plan"),

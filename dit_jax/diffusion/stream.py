@@ -25,13 +25,15 @@ Processes = dict[str, Process]
 class View:
     """How a stream meets people and judges; the mathematics never asks.
 
-    read: text from the shell -> examples [k, *shape]. show: examples [k, *shape] -> what a person sees of each:
-    pictures [k, height, width, 1 or 3] in 0 ... 255, or k words. save: (example [*shape], path without a suffix) -> the
-    file that it has written, for what is heard or moves. to_bytes: of text, examples [k, *shape] -> k byte strings,
-    which are exactly what they say. features: examples [k, *shape] -> [k, d], by which judges tell them apart.
+    read: text from the shell -> examples [k, *shape]. background: the colour below pictures that are read, where they
+    are transparent. show: examples [k, *shape] -> what a person sees of each: pictures [k, height, width, 1 or 3] in
+    0 ... 255, or k words. save: (example [*shape], path without a suffix) -> the file that it has written, for what is
+    heard or moves. to_bytes: of text, examples [k, *shape] -> k byte strings, which are exactly what they say.
+    features: examples [k, *shape] -> [k, d], by which judges tell them apart.
     """
 
     read: Callable[[str], np.ndarray] | None = None
+    background: str = "white"
     show: Callable[[np.ndarray], np.ndarray | list[str]] | None = None
     save: Callable[[np.ndarray, Any], Any] | None = None
     to_bytes: Callable[[np.ndarray], list[bytes]] | None = None

@@ -10,6 +10,7 @@ from dit_jax.diffusion.ddpm import PROCESSES
 from dit_jax.diffusion.gaussian import Gaussian
 from dit_jax.diffusion.levels import LEVELS, Quantile
 from dit_jax.diffusion.stream import Stream, View
+from dit_jax.media.paths import split_paths
 from dit_jax.media.sound import read_wav, standardised
 from dit_jax.media.spectrum import BASES, mel, spectrogram
 from dit_jax.names import choose
@@ -56,7 +57,8 @@ def audio(
 def read(text: str, length: int, rate: int) -> np.ndarray:
     """'a.wav' or 'a.wav,b.wav' -> clips [k, length, 1], standardised, with silence after what is shorter.
 
-    Raises OSError for a file that is no WAV, ValueError for one of another rate, too long or silent; both name it.
+    Raises OSError for a file that is no whole WAV, ValueError for one of another rate, too long, silent or with samples
+    that are no sound; both name it.
     """
 
     def clip(file: str) -> np.ndarray:
@@ -69,7 +71,7 @@ def read(text: str, length: int, rate: int) -> np.ndarray:
         except ValueError as error:
             raise ValueError(f"{file}: {error}") from None
 
-    return np.stack([clip(file) for file in text.split(",")])
+    return np.stack([clip(file) for file in split_paths(text)])
 
 
 def save(x: np.ndarray, path: Path, rate: int) -> Path:
