@@ -39,6 +39,7 @@ def video(
         view=View(
             read=(lambda text: clip.read(text, tuple(shape))) if shape[-1] in MODES else None,
             show=show,
+            frame=shape[2],
             save=clip.save,
             features=features,
         ),
