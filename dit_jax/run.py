@@ -173,7 +173,8 @@ class SampleOptions:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Run:
-    """All of it. `config` is the plain dict that it was built from, as checkpoints keep it."""
+    """All of it. config: the plain dict that it was built from, as checkpoints keep it. step: the updates that its
+    weights have had; None where there are no weights yet, or they come from elsewhere."""
 
     config: dict
     streams: Streams
@@ -184,3 +185,4 @@ class Run:
     checkpoint: CheckpointOptions
     parallel: ParallelOptions
     sample: SampleOptions
+    step: int | None = None

@@ -2,7 +2,8 @@ r"""Sample: python -m dit_jax.sample --workdir=runs/digits --num=64 --given=labe
 
 Writes OUT/samples.png and OUT/samples.npz: the arrays, the pictures as `arr_0` (uint8 [num, height, width, 3], which is
 what the ADM evaluation suite reads), and the protocol that drew them; what is heard, read or moves as files of its own,
-OUT/STREAM/0.wav and so on. What is not said on the command line is as the run's `sample` section says.
+OUT/STREAM/0.wav and so on. The first texts are printed. What is not said on the command line is as the run's `sample`
+section says.
 
 Samples are written as they are drawn: a command that was killed, or stopped by Ctrl-C or a full disk, goes on when it
 is repeated, also with a larger --num or another --batch. OUT/protocol.json has all else that decides them; with another
@@ -44,10 +45,12 @@ from dit_jax.sampling.files import write_pictures, write_samples
 from dit_jax.sampling.interpolate import check_interpolation, interpolation_noise
 from dit_jax.sampling.plan import Plan, check_all_given, make_plan
 from dit_jax.sampling.protocol import check_writable, claim, digest
-from dit_jax.sampling.shards import merge, missing
+from dit_jax.sampling.shards import first_samples, merge, missing
+from dit_jax.sampling.sheet import texts, title_of
 
 # Options that decide nothing of sample i: where it is drawn, how many others are, and what training does.
 FREE = ("every", "num", "batch")
+PRINTED = 4  # samples whose text is printed
 
 Sample = dict[str, np.ndarray]
 
@@ -78,7 +81,7 @@ def main(
     check_all_given(run.streams, plan)
     if interpolate:
         check_interpolation(run.streams, how, interpolate, plan.given)
-    said = {"workdir": workdir, "vae": vae or None, "interpolate": interpolate or None}
+    said = {"workdir": workdir, "step": run.step, "vae": vae or None, "interpolate": interpolate or None}
     claim(folder, said | deciding(how, plan, params, weak, bool(interpolate)), run.streams, how.num, overwrite, index)
 
     def batches(rows: list[range]) -> Iterator[tuple[int, Sample]]:
@@ -102,8 +105,10 @@ def main(
             wait_for(folder, how.num)
         about = said | dataclasses.asdict(how) | {"guidance": how.scale()}
         whole = merge(folder, how.num, {"seed": how.seed, "protocol": json.dumps(about)})
-        written = write_pictures(whole, run.streams, is_path=bool(interpolate))
+        written = write_pictures(whole, run.streams, bool(interpolate), title_of(workdir, run.step, how))
         print(f"{number} {rate}: {written}")
+        for text in texts(run.streams, first_samples(whole, PRINTED), plan.order.could_be_drawn):
+            print(text)
 
 
 @contextlib.contextmanager
@@ -124,6 +129,8 @@ def write_missing(
     left = missing(folder, own)
     done = there = len(own) - sum(map(len, left))
     with progress(len(own), there, "sampling") as show:
+        if left:
+            show(done, doing="compiling")
         for first, batch in batches(left):
             write_samples(folder, run.streams, batch, first)
             done += len(next(iter(batch.values())))

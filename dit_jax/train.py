@@ -1,6 +1,16 @@
 """Train: python -m dit_jax.train --config=digits --workdir=runs/digits [--config.train.steps=2000 ...]
 
 The same command again goes on from the newest checkpoint. In a checkout, train.py is the same.
+
+--config.SECTION.KEY=VALUE changes one entry of the config, which is digits where none is named. --dry_run prints all
+sections with all keys, and trains nothing. What a key means is said where it is read: streams.NAME in dit_jax/streams,
+model in dit_jax/network/dit.py, optimizer in dit_jax/training/optimizer.py, data, train, checkpoint, parallel and
+sample in dit_jax/run.py.
+
+    python -m dit_jax.train --config=digits --dry_run
+    python -m dit_jax.train --config=digits --workdir=runs/wide --config.model.width=192 --config.train.steps=3000
+    python -m dit_jax.train --config=fashion_mnist --workdir=runs/mine --config.data.name=/path/to/images \\
+        --config.streams.image.shape='(32, 32, 3)' --config.streams.label.classes=10
 """
 
 import json

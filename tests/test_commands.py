@@ -1,8 +1,11 @@
 """The commands as a user types them: exact resume, clean stops, and mistakes that end in one line."""
 
 import dataclasses
+import inspect
 import json
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -18,6 +21,9 @@ from PIL import Image
 from scipy.io import wavfile
 from sklearn.datasets import load_sample_image
 
+from dit_jax import train
+from dit_jax.command import parse
+from dit_jax.config import SECTIONS, build, shipped, with_paths
 from dit_jax.pretrained.vae import fingerprint
 from dit_jax.run import SampleOptions
 
@@ -27,6 +33,7 @@ TINY = [
     *("--config.model.width=48", "--config.model.depth=2", "--config.model.heads=2"),
     *("--config.data.batch_size=8", "--config.train.log_every=1", "--config.checkpoint.every=5"),
     "--config.optimizer.decay=constant",  # a decay ends where the run ends, so ten updates would not begin twenty
+    "--config.sample.every=0",
 ]
 
 
@@ -146,6 +153,7 @@ def test_sampling_writes_arrays_protocol_and_picture(straight, tmp_path):
     )
     protocol = json.loads(str(written["protocol"]))
     assert protocol["steps"] == 3 and protocol["given"] == ["label=3,7"] and protocol["seed"] == 0
+    assert protocol["step"] == 20
     assert (tmp_path / "samples.png").stat().st_size > 0
     assert not (tmp_path / "interpolation.gif").exists()
 
@@ -261,6 +269,23 @@ def test_a_dry_run_says_what_would_run_and_writes_nothing(tmp_path):
     assert f"parameters: {published - table:,}" in output
     assert "mesh: {'data': 1" in output and '"batch_size": 256' in output
     assert not (tmp_path / "w").exists()
+
+
+def test_the_help_of_train_says_where_keys_are_and_its_examples_are_right():
+    output = run("train.py", "--help")
+    line = next(line for line in output.splitlines() if line.strip().startswith("--config: "))
+    assert all(name in line for name in shipped())
+    for section in SECTIONS:
+        (where,) = re.findall(rf"\b{section}\b[^.]*? in (dit_jax[\w/]*(?:\.py)?)", output.split("is read:")[1])
+        assert (ROOT / where).exists()
+        source = inspect.getsourcefile(inspect.unwrap(SECTIONS[section]))
+        assert Path(source) == ROOT / where
+    examples = re.findall(r"^ +python -m dit_jax.train (.*)", output.replace("\\\n", " "), re.MULTILINE)
+    assert len(examples) == 3
+    for words in examples:
+        arguments = parse(train.main, shlex.split(words), rewrite=with_paths)
+        build(arguments["config"])
+    assert '"width": 96' in run("-m", "dit_jax.train", *shlex.split(examples[0]))
 
 
 @pytest.mark.heavy

@@ -44,6 +44,14 @@ def state(workdir: Path, step: int):
     return [reader.restore(workdir / "checkpoints" / str(step) / item) for item in ("params", "ema", "opt")]
 
 
+@pytest.mark.parametrize("name", CONFIGS)
+def test_what_it_draws_is_looked_at_now_and_then_and_at_the_end(name):
+    """The last picture is of what is saved at the end."""
+    config = load(name)
+    looks = config.train.steps / config.sample.every
+    assert looks.is_integer() and 2 <= looks <= 40
+
+
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=[pytest.mark.heavy] * (name not in AT_ONCE)) for name in CONFIGS]
 )

@@ -46,6 +46,7 @@ SMALL = {
     "train": {"steps": 4, "log_every": 1},
     "optimizer": {"decay": "constant", "learning_rate": 0.01},
     "checkpoint": {"every": 2, "keep": 1},
+    "sample": {"every": 0},
 }
 
 

@@ -205,6 +205,10 @@ elif where == "data":
     pipeline.batches = batches
 elif where == "drawing":
     config["sample"]["every"] = 10
+    real_draw, drawn = loop.draw, []
+    loop.draw = lambda *arguments: drawn.append(1) or (real_draw if len(drawn) == 1 else stuck)(*arguments)
+elif where == "drawing first":
+    config["sample"]["every"] = 10
     loop.draw = stuck
 elif where == "saving":
     config["checkpoint"]["every"] = 10
@@ -248,7 +252,13 @@ def steps(workdir: Path) -> list[int]:
 @pytest.mark.parametrize("number", SIGNALS)
 @pytest.mark.parametrize(
     ("where", "word", "saved"),
-    [("updating", "training 10/", None), ("data", "STUCK", 20), ("drawing", "STUCK", 10), ("saving", "STUCK", 10)],
+    [
+        ("updating", "training 10/", None),
+        ("data", "STUCK", 20),
+        ("drawing", "STUCK", 10),
+        ("drawing first", "STUCK", 0),
+        ("saving", "STUCK", 10),
+    ],
 )
 def test_any_signal_saves_and_ends_within_ten_seconds_whatever_is_being_done(where, word, saved, number, tmp_path):
     process = start(tmp_path, where)

@@ -41,6 +41,7 @@ def video(
             read=(lambda text: clip.read(text, tuple(shape), background)) if shape[-1] in MODES else None,
             background=colour(background),
             show=show,
+            frame=shape[2],
             save=clip.save,
             features=features,
         ),

@@ -19,13 +19,13 @@ from dit_jax.diffusion.stream import in_data
 from dit_jax.network.layout import token_counts
 from dit_jax.parallel.mesh import check_division, make_mesh
 from dit_jax.parallel.modes import MODES, Mode
-from dit_jax.progress import progress
+from dit_jax.progress import announced, progress
 from dit_jax.run import Run
 from dit_jax.sampling.draw import draw, gather
 from dit_jax.sampling.plan import make_plan
-from dit_jax.sampling.sheet import sheet
+from dit_jax.sampling.sheet import sheet, texts, title_of
 from dit_jax.training import checkpoint
-from dit_jax.training.flops import PEAK, matmul_flops
+from dit_jax.training.flops import flops, peak
 from dit_jax.training.held_out import HeldOut, held_out_loss
 from dit_jax.training.initial import fitted, trainable
 from dit_jax.training.lock import locked
@@ -34,6 +34,8 @@ from dit_jax.training.optimizer import updates_made
 from dit_jax.training.saving import NotFiniteError, Saver
 from dit_jax.training.step import State, Step, make_init, make_step
 from dit_jax.training.stopping import Watcher, silence, watched
+
+PICTURES = "samples"  # what pictures and texts are called, in front of their step
 
 
 class Diverged(ValueError):
@@ -51,7 +53,8 @@ def train(run: Run, workdir: Path, initial: Any = None) -> None:
     if run.sample.every:
         make_plan(run.streams, run.sample)  # so that what is given can be read, and drawn from
     mesh, mode = placement(run)
-    source = sources.load(run.data.name, "train", run.data.dir, in_data(run.streams))
+    with announced(f"reading {run.data.name}"):
+        source = sources.load(run.data.name, "train", run.data.dir, in_data(run.streams))
     examples = pipeline.examples(source, run.train.seed, run.data.augment, run.streams, run.data.unreadable)
     workdir.mkdir(parents=True, exist_ok=True)
     with locked(workdir), Saver(workdir, run.checkpoint.keep) as saver:
@@ -146,6 +149,8 @@ def _train(
 ) -> None:
     """All updates that are left; after a divergence, from the newest checkpoint, past the batches that broke it."""
     run = training.run
+    if training.step >= run.train.steps:
+        return
     held_out = held_out_loss(run, mesh)
     with progress(run.train.steps, training.step, "training") as show:
         for rollbacks_left in range(run.train.rollback, -1, -1):
@@ -166,8 +171,12 @@ def _updates(training: Training, watcher: Watcher, reporter: "Reporter", example
     run, mode, rows = training.run, training.mode, _rows(training.run)
     batches = pipeline.batches(examples, training.position, run.data.batch_size, rows, run.data.threads)
     placed_rows = mode.put({"rows": np.arange(run.data.batch_size)[rows]})["rows"]
+    begun = training.step
+    reporter.before_first_step()
     while training.step < run.train.steps and not watcher.asked:
         batch = mode.put(next(batches))
+        if training.step == begun:
+            reporter.show(begun, doing="compiling")
         with watcher.updating:
             training.state, metrics = training.update(training.state, batch, placed_rows)
             training.step, training.position = training.step + 1, training.position + 1
@@ -200,6 +209,14 @@ class Reporter:
         self.training, self.meter, self.writer, self.show = training, meter, writer, show
         self.mesh, self.held_out = mesh, held_out
 
+    def before_first_step(self) -> None:
+        """What an untrained network draws, once; then the first batch is read."""
+        training = self.training
+        is_drawn = training.saved == 0 and any(training.workdir.glob(f"{PICTURES}_0000000.*"))
+        if training.run.sample.every and training.step == 0 and not is_drawn:
+            self.picture()
+        self.show(training.step, doing="reading data")
+
     def after_step(self, metrics: dict, watcher: Watcher) -> None:
         """Report, draw and save, if it is time to."""
         training, run = self.training, self.training.run
@@ -209,14 +226,24 @@ class Reporter:
         if step % run.train.log_every == 0 or is_last:
             self.numbers()
         if run.sample.every and step % run.sample.every == 0:
-            with self.meter.paused():
-                drawn = gather(draw(run, training.mode.plain(training.state).ema, self.mesh, run.sample))
-                self.writer.picture(step, "samples", sheet(run.streams, drawn))
+            self.picture()
         if step % run.checkpoint.every == 0 and not is_last:
             self.meter.fetch()
             self.check(at_save=True)
             with watcher.saving():
                 training.save()
+
+    def picture(self) -> None:
+        """What the averaged parameters draw: a contact sheet, and the texts, of which the first is printed."""
+        training, run, step = self.training, self.training.run, self.training.step
+        self.show(step, doing="drawing")
+        with self.meter.paused():
+            drawn = gather(draw(run, training.mode.plain(training.state).ema, self.mesh, run.sample))
+            page = sheet(run.streams, drawn, title_of(training.workdir, step, run.sample))
+            self.writer.picture(step, PICTURES, page)
+            if said := texts(run.streams, drawn, run.streams):
+                self.writer.text(step, PICTURES, "\n".join(said))
+                print(f"step {step:,}, sample {said[0]}", flush=True)
 
     def numbers(self) -> None:
         """One line of metrics.jsonl, and the most important of it on the terminal."""
@@ -320,19 +347,3 @@ def _rows(run: Run) -> slice:
     """The rows of a global batch that this process loads."""
     share = run.data.batch_size // jax.process_count()
     return slice(jax.process_index() * share, (jax.process_index() + 1) * share)
-
-
-def flops(run: Run) -> int:
-    """Operations in the matrix products of an update; three forward passes' worth, by the convention of MFU."""
-    n = run.data.batch_size
-    shapes = {
-        name: jax.ShapeDtypeStruct((n, *stream.shape), stream.process.dtype) for name, stream in run.streams.items()
-    }
-    levels = {name: jax.ShapeDtypeStruct((n,), jnp.float32) for name in shapes}
-    return 3 * matmul_flops(run.model.apply, jax.eval_shape(run.model.init, jax.random.key(0)), shapes, levels)
-
-
-def peak(mesh: jax.sharding.Mesh) -> float | None:
-    """Operations a second that the whole mesh could do, where the data sheet is known."""
-    one = PEAK.get(mesh.devices.flat[0].device_kind)
-    return one and one * mesh.size
