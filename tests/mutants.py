@@ -242,7 +242,7 @@ TABLE: dict[str, list[tuple[str, str, str]]] = {
         ("if len(array) != count:", "if False:", "calls"),
         ("if not jnp.issubdtype(array.dtype, kind):", "if False:", "calls"),
         ("if not masks and stream.most < math.inf", "if False and stream.most < math.inf", "calls"),
-        ("(count, 1), (count, stream.groups)", "(count, 1), (count, 1)", "calls"),
+        ("or tokens % max(math.prod(shape[1:]), 1)", "", "calls"),
     ],
     "diffusion/meanflow.py": [
         ("u + align(span, z) *", "u - align(span, z) *", "meanflow"),

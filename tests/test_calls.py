@@ -57,7 +57,7 @@ def labels(value=3, dtype=np.int32, shape=(B,)):
 
 # Whatever is wrong with arrays, in a batch as in what is given: {name: array} and the sentence.
 ARRAYS = [
-    ({"image": images(), "lable": labels()}, "the stream 'lable' does not exist; did you mean 'label'?"),
+    ({"image": images(), "label": labels(), "lable": 3}, "the stream 'lable' does not exist; did you mean 'label'?"),
     ({"image": images(), "label": labels(shape=(4,))}, "label has 4 examples, and should have 9, one for each sample"),
     ({"image": images(), "label": labels(17)}, "label holds 17, and its values are 0 ... 9"),
     ({"image": images(), "label": labels(-1)}, "label holds -1, and its values are 0 ... 9"),
@@ -111,6 +111,7 @@ def test_sound_and_text_are_looked_at_too(value, message, refuses):
     ("batch", "message"),
     [
         ({"image": images()}, "the batch has no 'label'; it has image"),
+        ({"image": images(), "lable": labels()}, "the batch has no 'label'; did you mean it by 'lable'?"),
         ({}, "the batch has no 'image'; it has nothing"),
         ([images()], "the batch should be a dict, {stream: array}, and is a list"),
     ],
@@ -196,7 +197,8 @@ def params():
 @pytest.mark.parametrize(
     ("x", "t", "message"),
     [
-        ({"image": images(), "lable": labels()}, T, "x: the stream 'lable' does not exist; did you mean 'label'?"),
+        ({"image": images(), "lable": labels()}, T, "x has no 'label'; did you mean it by 'lable'?"),
+        (X | {"lable": labels()}, T, "x: the stream 'lable' does not exist; did you mean 'label'?"),
         ({"image": images()}, T, "x has no 'label'; it has image"),
         (X | {"label": labels(shape=(4,))}, T, "x: label has 4 examples, and should have 9, one for each sample"),
         (X | {"image": images(1, np.uint8)}, T, f"x: image is uint8, and should be float32: {PIXELS}"),
@@ -221,7 +223,7 @@ def test_a_network_says_what_it_takes(x, t, message, params, refuses):
 def test_levels_are_of_examples_or_of_their_groups(refuses):
     model = dj.DiT(CLIP, width=24, depth=1, heads=2)
     weights, x = jax.eval_shape(model.init, KEY), {"clip": np.zeros((B, 4, 6, 6, 1), np.float32)}
-    for shape in ((B,), (B, 1), (B, 4)):
+    for shape in ((B,), (B, 1), (B, 2), (B, 4)):
         jax.eval_shape(model.apply, weights, x, {"clip": np.zeros(shape)})
     message = "t: clip has the shape (9, 3), and should have (9,) or (9, 4): a level of each example"
     with pytest.raises(ValueError, match=re.escape(message)):

@@ -111,7 +111,7 @@ def find(name: str, data_dir: str | os.PathLike) -> "DatasetBuilder":
             raise
         is_there = False  # TFDS knows neither data nor code of this name
     except Exception as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        reason = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(".")
         raise ValueError(f"{folder / name} is no data set as TFDS writes them: {reason}; prepare it again") from error
     if is_there:
         check_format(builder.info, folder)

@@ -65,8 +65,8 @@ def encode(
 def check_clean(streams: Streams, key: Array, x: Arrays, given: Arrays) -> int:
     """How many examples are in x. Raises ValueError for what no flow moves, or no data can be: see `encode`."""
     check_key(key)
-    check_arrays(streams, x, "x")
     flow_processes(streams, x)
+    check_arrays(streams, x, "x")
     n = len(next(iter(x.values())))
     check_arrays(streams, given, "given", n)
     check_values(streams, x, "x")

@@ -16,7 +16,7 @@ from dit_jax.diffusion.keys import fold, stream_id
 from dit_jax.diffusion.levels import Quantile
 from dit_jax.diffusion.masked import Reveal
 from dit_jax.diffusion.process import Process
-from dit_jax.names import check_names
+from dit_jax.names import check_names, closest
 
 Arrays = dict[str, Array]  # of each stream, [B, *shape]: clean or noised values, or predictions
 Levels = dict[str, Array]  # of each stream, the noise level t in [0, 1]: [B], or [B, G] for one in groups
@@ -92,9 +92,11 @@ def check_arrays(
     count: B, or None for that of the first. Nothing is computed: arrays may be traced."""
     if not isinstance(x, Mapping):
         raise ValueError(f"{what} should be a dict, {{stream: array}}, and is a {type(x).__name__}")
-    check_names(x, streams, f"{what}: the stream")
     if missing := [name for name in needed if name not in x]:
-        raise ValueError(f"{what} has no {missing[0]!r}; it has {', '.join(x) or 'nothing'}")
+        close = closest(missing[0], x.keys() - streams.keys())
+        hint = f"did you mean it by {close!r}?" if close else f"it has {', '.join(x) or 'nothing'}"
+        raise ValueError(f"{what} has no {missing[0]!r}; {hint}")
+    check_names(x, streams, f"{what}: the stream")
     for name, value in x.items():
         stream, array = streams[name], value if hasattr(value, "dtype") else np.asarray(value)
         if not array.shape or array.shape[1:] != stream.shape:
@@ -136,8 +138,8 @@ def check_inputs(streams: Streams, x: Mapping[str, Any], t: Mapping[str, Any]) -
             if stream.positions is None:  # nothing asks for its level
                 continue
             raise ValueError(f"t has no {name!r}; it has {', '.join(t) or 'nothing'}")
-        shape = np.shape(t[name])
-        if shape not in ((count,), (count, 1), (count, stream.groups)):
+        shape, tokens = np.shape(t[name]), 1 if stream.positions is None else len(stream.positions)
+        if shape[:1] != (count,) or len(shape) > 2 or tokens % max(math.prod(shape[1:]), 1):
             wanted = f"({count},)" if stream.groups == 1 else f"({count},) or ({count}, {stream.groups})"
             raise ValueError(f"t: {name} has the shape {shape}, and should have {wanted}: a level of each example")
         if not isinstance(t[name], jax.core.Tracer):
