@@ -155,10 +155,10 @@ def _define_flag(name: str, annotation: Any, default: Any, holder: flags.FlagVal
 
 
 def _left(holder: flags.FlagValues, words: Sequence[str]) -> list[str]:
-    """Parse flags, and return the words that are none. Raises ValueError for a flag that does not exist, is given twice
-    or has no such value."""
+    """Parse flags, of which the last counts if there are several, and return the words that are none. Raises ValueError
+    for a flag that does not exist, and for one that has no such value."""
     try:
-        left = holder(["", *words])[1:]
+        return holder(["", *words])[1:]
     except flags.UnrecognizedFlagError as error:
         name = error.flagname.partition("=")[0]
         raise ValueError(f"--{name} does not exist; {_meant(name, holder)}") from None
@@ -170,11 +170,6 @@ def _left(holder: flags.FlagValues, words: Sequence[str]) -> list[str]:
         if "ml_collections" not in Path(traceback.extract_tb(error.__traceback__)[-1].filename).parts:
             raise
         raise ValueError(f"--config has no such key: {' '.join(str(error).split())}") from None
-    for name in holder:
-        if holder[name].present > 1 and not isinstance(holder[name], flags.MultiFlag):
-            found = " ".join(word for word in words if word.partition("=")[0] == f"--{name}")
-            raise ValueError(f"--{name} is given {holder[name].present} times, {found}: leave out all but one")
-    return left
 
 
 def _meant(name: str, holder: flags.FlagValues) -> str:

@@ -8,6 +8,7 @@ compiles.
 
 import contextlib
 import inspect
+import itertools
 import json
 import sys
 import traceback
@@ -207,14 +208,18 @@ def _elsewhere(own: str, keys: list[str]) -> str:
 
 
 def config_first(words: Sequence[str]) -> list[str]:
-    """The words of a command line with --config=NAME in front of what changes it. Raises ConfigError if there are
-    two."""
-    found = [i for i, word in enumerate(words) if word == "--config" or word.startswith("--config=")]
-    if len(found) > 1:
-        raise ConfigError(f"--config is given twice: {' '.join(words[i] for i in found)}; leave one out")
-    first = next(iter(found), 0)
-    end = first + (2 if "--config" in words[first : first + 1] else 1)
-    return [*words[first:end], *words[:first], *words[end:]]
+    """The words of a command line with --config=NAME, the last if there are several, in front of what changes it."""
+    names: list[str] = []
+    others: list[str] = []
+    rest = iter(words)
+    for word in rest:
+        if word == "--config":
+            names = [word, *itertools.islice(rest, 1)]
+        elif word.startswith("--config="):
+            names = [word]
+        else:
+            others.append(word)
+    return [*names, *others]
 
 
 def build(config: ml_collections.ConfigDict | dict) -> Run:

@@ -515,7 +515,6 @@ TABLE: dict[str, list[tuple[str, str, str]]] = {
     "command.py": [
         ('if value == "" and parameter.default:', "if False:", "command"),
         ("return _of_file(error) if error.errno else str(error)", "return None", "command"),
-        ("if holder[name].present > 1", "if holder[name].present > 2", "command config"),
         ("        record(**given)\n", "        pass\n", "command"),
         ("    if words:\n        raise", "    if False:\n        raise", "command"),
         ('flag.partition("=")[0] not in given', "True", "command"),
@@ -526,7 +525,7 @@ TABLE: dict[str, list[tuple[str, str, str]]] = {
         ('name == "".join(part[:1]', 'name != "".join(part[:1]', "config"),
     ],
     "config.py": [
-        ("[*words[first:end], *words[:first], *words[end:]]", "[*words]", "config"),
+        ("return [*names, *others]", "return [*words]", "config"),
         ('{"steps": train.steps}', '{"steps": 1000}', "wiring"),
         ("if options.channels > most:", "if False:", "draw"),
     ],

@@ -191,14 +191,6 @@ def test_a_dict_is_a_config_too(tmp_path):
             "--config.streams.image.shape=(8, 8 should be values such as (32, 32, 3)",
         ),
         ("--dry_run=maybe", "--dry_run=maybe should be true or false"),
-        (
-            "--config.train.steps=1 --config.train.steps=2",
-            "--config.train.steps is given 2 times, --config.train.steps=1",
-        ),
-        (
-            "--config=digits --config=text_kjv",
-            "--config is given twice: --config=digits --config=text_kjv; leave one out",
-        ),
         ("--config=digit", "--config=digit is no config that comes with the package; did you mean 'digits'?"),
         ("--config=", "--config= is no config that comes with the package; known are"),
         (
@@ -229,9 +221,11 @@ def test_a_command_line_that_no_config_has_is_one_sentence(words, message):
         ["--config.train.steps", "7", "--config", "digits"],
         ["-config=digits", "-config.train.steps=7"],
         ["--config.train.steps=7"],
+        ["--config=text_kjv", "--config.train.steps=5", "--config=digits", "--config.train.steps=7"],
     ],
 )
-def test_flags_are_written_in_any_order_with_one_dash_or_two_and_a_space_or_none(words):
+def test_flags_are_written_in_any_order_and_the_last_counts(words):
+    """With one dash or two, and a space or none."""
     found = parse(train.main, [*words, "--workdir", "runs/x"], ["--config=digits"], config_first)
     assert (found["config"].train.steps, found["config"].model.width, found["workdir"]) == (7, 96, "runs/x")
 
