@@ -6,7 +6,11 @@ annotation with a function has that define its flag.
 """
 
 import dataclasses
+import errno
+import importlib.util
 import inspect
+import os
+import re
 import sys
 import traceback
 import typing
@@ -18,29 +22,83 @@ from typing import Any
 from absl import flags, logging
 from PIL import Image
 
-from dit_jax.schema import EACH, notes, parameters, plain
+from dit_jax.names import ConfigError, closest
+from dit_jax.schema import EACH, checked, notes, parameters, plain
 
 Rewrite = Callable[[Sequence[str]], Sequence[str]]
+
+BUG = "error: this is a bug, and no mistake of yours: please report it, with what is above, as an issue of dit_jax"
+SMALLER = (
+    "make less at a time, by a smaller --batch, or in training by a smaller --config.data.batch_size or a larger "
+    "--config.train.accumulation"
+)
+FIXES = {  # by what the operating system says
+    errno.EACCES: "change its permissions, or choose another path",
+    errno.EPERM: "change its permissions, or choose another path",
+    errno.EROFS: "choose a path that can be written to",
+    errno.ENOSPC: "make room, or choose a path on another disk",
+    errno.EDQUOT: "make room, or choose a path on another disk",
+    errno.EEXIST: "a file is where a directory should be: choose another path",
+    errno.ENOTDIR: "a file is where a directory should be: choose another path",
+    errno.EISDIR: "it is a directory, and should be a file",
+    errno.ENOENT: "check the path",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.EMFILE: "raise the limit, by ulimit -n 4096",
+}
+# What a flag should be, by how its parser calls it.
+KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "tuple": "values such as (32, 32, 3)"}
 
 
 def run_command(main: Callable[..., None], defaults: Sequence[str] = (), rewrite: Rewrite = list) -> None:
     """Run main with the command line's flags, and those of `defaults` that are not given. rewrite: all of them, before
     they are parsed.
 
-    A mistake of the user's ends in one line and status 1, and Ctrl-C in 130. Mistakes are the ValueErrors and OSErrors
-    that this package raises itself; one that comes from below it is a bug, and keeps its traceback.
+    What the user can mend ends in one line and status 1 (see `mistake`), Ctrl-C in 130, and a reader of the output that
+    has left, as `head` does, in 141. Any other error is a bug: it keeps its traceback, whose last line says so.
     """
     logging.set_verbosity(logging.WARNING)
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # media/image.py refuses what it is about
     try:
         main(**parse(main, sys.argv[1:], defaults, rewrite))
-    except (ValueError, OSError) as error:
-        raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
-        if Path(__file__).parent not in raised_in.parents:
-            raise
-        sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains of it when it ends
+        sys.exit(141)
+    except Exception as error:
+        if (sentence := mistake(error)) is None:
+            traceback.print_exc()
+            sys.exit(BUG)
+        sys.exit(f"error: {sentence}")
+
+
+def mistake(error: Exception) -> str | None:
+    """What an error says to the user, if it is not a bug: one of files, memory, devices and packages, wherever it was
+    raised, and any ValueError that this package raises itself. None for a bug."""
+    words = " ".join(str(error).split())
+    if isinstance(error, OSError):
+        return _of_file(error) if error.errno else str(error)
+    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in words:
+        return f"out of memory: {SMALLER} ({words[:200] or 'no more is known'})"
+    if isinstance(error, RuntimeError) and "backend" in words and "initialize" in words:
+        return f"JAX has no such device: {words}; install jax for it, or unset JAX_PLATFORMS"
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        package = error.name.partition(".")[0]
+        if importlib.util.find_spec(package) is None:
+            return f"the Python package {package} is not installed: pip install {package}"
+    raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
+    if isinstance(error, ValueError) and Path(__file__).parent in raised_in.parents:
+        return str(error)
+    return None
+
+
+def _of_file(error: OSError) -> str:
+    """An error of the operating system's: the file, the reason and what to do."""
+    files = " -> ".join(str(file) for file in (error.filename, error.filename2) if file is not None)
+    fix = FIXES.get(error.errno or 0, "")
+    if error.errno == errno.ENOENT and files and not Path(files).is_absolute():
+        fix = f"paths that do not begin with / start in {Path.cwd()}"
+    return f"{files and f'{files}: '}{error.strerror}{fix and f'; {fix}'}"
 
 
 def parse(
@@ -49,6 +107,7 @@ def parse(
     """The arguments of main that a command line gives. Raises ValueError for one that means nothing; --help ends the
     process."""
     schema, holder = parameters(main), flags.FlagValues()
+    words = [re.sub(r"^-(?=[a-zA-Z]\w)", "--", word) for word in words]
     given = {word.partition("=")[0] for word in words}
     words = rewrite([*(flag for flag in defaults if flag.partition("=")[0] not in given), *words])
     for name, parameter in schema.items():
@@ -99,31 +158,51 @@ def _define_flag(name: str, annotation: Any, default: Any, holder: flags.FlagVal
 
 
 def _left(holder: flags.FlagValues, words: Sequence[str]) -> list[str]:
-    """Parse flags, and return the words that are none; ml_collections raises an AttributeError, or a KeyError, for
-    a config key that does not exist."""
+    """Parse flags, of which the last counts if there are several, and return the words that are none. Raises ValueError
+    for a flag that does not exist, and for one that has no such value."""
     try:
         return holder(["", *words])[1:]
+    except flags.UnrecognizedFlagError as error:
+        name = error.flagname.partition("=")[0]
+        raise ValueError(f"--{name} does not exist; {_meant(name, holder)}") from None
+    except flags.IllegalFlagValueError as error:
+        raise _of_value(error, holder) from None
     except flags.Error as error:
-        raise ValueError(str(error).strip().splitlines()[-1].strip().removeprefix("ValueError: ")) from None
-    except (AttributeError, KeyError) as error:
-        raised_at = traceback.extract_tb(error.__traceback__)[-1]
-        if "ml_collections" not in Path(raised_at.filename).parts:  # by a config file's own code
-            raise ValueError(f"{raised_at.filename}, line {raised_at.lineno}: {error}") from None
-        text = " ".join(str(error).encode().decode("unicode_escape").replace("'", "").split())
-        raise ValueError(f"--config has no key {text}") from None
+        raise ValueError(str(error).strip().splitlines()[-1].strip()) from None
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        if "ml_collections" not in Path(traceback.extract_tb(error.__traceback__)[-1].filename).parts:
+            raise
+        raise ValueError(f"--config has no such key: {' '.join(str(error).split())}") from None
+
+
+def _meant(name: str, holder: flags.FlagValues) -> str:
+    """What to type instead of a flag that does not exist: one with nearly this name, or another command."""
+    if name.partition(".")[0] == "config":
+        return "it is a flag of python -m dit_jax.train: a run that is there knows its config"
+    close = closest(name, holder)
+    return f"did you mean --{close}?" if close else "--help has all flags"
+
+
+def _of_value(error: flags.IllegalFlagValueError, holder: flags.FlagValues) -> ValueError:
+    """What is wrong with the value of a flag. A config is wrong in its own words."""
+    reason = error.__context__
+    if isinstance(reason, ConfigError):
+        return reason
+    typed = str(error).removeprefix("flag ").removesuffix(f": {reason}")
+    kind = holder[typed.partition("=")[0].removeprefix("--")].parser.flag_type()
+    return ValueError(f"{typed} should be {KINDS[kind]}" if kind in KINDS else f"{typed}: {reason}")
 
 
 def _arguments(schema: Mapping[str, inspect.Parameter], holder: flags.FlagValues, words: list[str]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for name, parameter in schema.items():
         if (record := _record(parameter.annotation)) is not None:
-            annotations = options_of(record, but=schema)
-            found = {option: _value(holder, option, annotation) for option, annotation in annotations.items()}
-            values[name] = {option: value for option, value in found.items() if value is not None}
+            values[name] = _options(record, schema, holder)
         elif name in holder:
-            values[name] = _value(holder, name, parameter.annotation)
-            if values[name] == "" and parameter.default:
+            value = _value(holder, name, parameter.annotation)
+            if value == "" and parameter.default:
                 raise ValueError(f"--{name} is empty; where it is left out, it is {parameter.default}")
+            values[name] = checked(value, parameter.annotation, f"--{name}")
         elif words:
             values[name] = words.pop(0)
         else:
@@ -131,6 +210,19 @@ def _arguments(schema: Mapping[str, inspect.Parameter], holder: flags.FlagValues
     if words:
         raise ValueError(f"what is {words[0]!r}? Flags are written --name=value; --help has them all")
     return values
+
+
+def _options(record: type, schema: Mapping[str, inspect.Parameter], holder: flags.FlagValues) -> dict[str, Any]:
+    """The options of a record that are given. Raises ValueError for those that no record has, whatever the others
+    are."""
+    annotations = options_of(record, but=schema)
+    found = {option: _value(holder, option, annotation) for option, annotation in annotations.items()}
+    given = {option: value for option, value in found.items() if value is not None}
+    try:
+        record(**given)
+    except ConfigError as error:
+        raise ConfigError(f"--{error}") from None
+    return given
 
 
 def _value(holder: flags.FlagValues, name: str, annotation: Any) -> Any:

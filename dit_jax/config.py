@@ -6,9 +6,14 @@ the schema (schema.py): unknown keys, missing keys, wrong types and ranges are e
 compiles.
 """
 
+import contextlib
+import inspect
+import itertools
 import json
+import sys
+import traceback
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +25,7 @@ from dit_jax.diffusion.gaussian import PREDICTIONS
 from dit_jax.diffusion.joint_levels import JOINT_LEVELS, independent
 from dit_jax.diffusion.meanflow import SPAN
 from dit_jax.diffusion.stream import Stream, Streams, drawable
-from dit_jax.names import ConfigError, choose, nearest
+from dit_jax.names import ConfigError, abbreviates, choose, closest, nearest
 from dit_jax.network.dit import DiT
 from dit_jax.network.layout import token_counts
 from dit_jax.run import CheckpointOptions, DataOptions, ParallelOptions, Run, SampleOptions, TrainOptions
@@ -30,6 +35,7 @@ from dit_jax.streams import audio, duration, image, label, past, span, text, vid
 from dit_jax.training.optimizer import make_optimizer
 
 SHIPPED = Path(__file__).parent / "configs"
+LIKE = f"{SHIPPED / 'digits.py'} is one"
 
 STREAMS: dict[str, Callable[..., Stream]] = {
     "audio": audio,
@@ -74,32 +80,24 @@ def stream(kind: str, **entries: Any) -> dict:
 def load(name: str) -> ml_collections.ConfigDict:
     """The config NAME[:VARIANT] of a file: one that comes with the package, such as "digits", or a path.
 
-    Raises ConfigError for a name that does not exist and for a file that is none.
+    Raises ConfigError for a name that does not exist and, with the file and the line, for a file that is no config.
     """
-    holder, words = flags.FlagValues(), with_paths([f"--config={name}"])
-    flag = define_flag(holder, words)
-    try:
-        holder(["", *words])
-        return flag.value
-    except (flags.Error, OSError) as error:
-        raise ConfigError(f"config = {name!r}: {str(error).strip().splitlines()[-1].strip()}") from None
-
-
-def define_flag(holder: flags.FlagValues, words: Sequence[str]) -> flags.FlagHolder:
-    """--config=FILE[:VARIANT], with --config.section.key=value among the words of the command line."""
-    about = f"a config by name, or its file: {', '.join(shipped())}; --config=NAME:VARIANT where there are some"
-    return config_flags.DEFINE_config_file("config", None, about, flag_values=holder, sys_argv=["", *words])
-
-
-def with_paths(arguments: Sequence[str]) -> list[str]:
-    """The arguments of a command, where --config=NAME is the file of that config. Raises ConfigError if there is
-    none."""
-    flag, found = "--config=", []
-    for argument in arguments:
-        name, colon, variant = argument.removeprefix(flag).partition(":")
-        is_name = argument.startswith(flag) and name and "/" not in name and not name.endswith(".py")
-        found.append(f"{flag}{_file_of(name)}{colon}{variant}" if is_name else argument)
-    return found
+    path, colon, variant = name.partition(":")
+    file = _file(path)
+    module = types.ModuleType("config_file")
+    sys.modules[module.__name__] = module  # where dataclasses look for it
+    with _named(file):
+        exec(compile(file.read_bytes(), file, "exec"), module.__dict__)
+    if not callable(get_config := getattr(module, "get_config", None)):
+        raise ConfigError(f"--config={name}: {file} has no get_config(), which returns a config; {LIKE}")
+    given = [variant] if colon else []
+    _check_variant(module, path, given)
+    with _named(file):
+        config = get_config(*given)
+    config = ml_collections.ConfigDict(config) if isinstance(config, dict) else config
+    if not isinstance(config, ml_collections.ConfigDict):
+        raise ConfigError(f"{file}: get_config() returns a {type(config).__name__}, and should return a config; {LIKE}")
+    return config.lock()
 
 
 def shipped() -> list[str]:
@@ -107,10 +105,123 @@ def shipped() -> list[str]:
     return sorted(file.stem for file in SHIPPED.glob("[a-z]*.py"))
 
 
-def _file_of(name: str) -> Path:
-    if name not in shipped():
-        raise ConfigError(f"--config={name} is no config that comes with the package; {nearest(name, shipped())}")
-    return SHIPPED / f"{name}.py"
+def _file(path: str) -> Path:
+    """That of a config that comes with the package, by its name, or of a path."""
+    names, file = shipped(), Path(path).expanduser()
+    if "/" not in path and not path.endswith(".py"):
+        if path not in names:
+            raise ConfigError(f"--config={path} is no config that comes with the package; {nearest(path, names)}")
+        return SHIPPED / f"{path}.py"
+    if not file.is_file():
+        hint = f"--config={file.stem} comes with the package" if file.stem in names else f"paths start in {Path.cwd()}"
+        raise ConfigError(f"--config={path}: there is no such file; {hint}")
+    return file
+
+
+def _check_variant(module: types.ModuleType, path: str, given: list[str]) -> None:
+    """Raises ConfigError where get_config() of a file has no such variant, has none, or needs one."""
+    variants = list(getattr(module, "VARIANTS", ()))
+    if given and variants and given[0] not in variants:
+        raise ConfigError(f"--config={path}:{given[0]} is no variant of it; {nearest(given[0], variants)}")
+    try:
+        inspect.signature(module.get_config).bind(*given)
+    except TypeError:
+        if given:
+            raise ConfigError(f"--config={path}:{given[0]} has no variants; say --config={path}") from None
+        names = f", which is one of: {', '.join(variants)}" if variants else ""
+        raise ConfigError(f"--config={path} needs a variant, --config={path}:VARIANT{names}") from None
+
+
+@contextlib.contextmanager
+def _named(file: Path) -> Iterator[None]:
+    """What is wrong with a config file is a ConfigError that names the file, the line and the reason."""
+    try:
+        yield
+    except Exception as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        name, lines = str(file), [frame.lineno for frame in frames if frame.filename == str(file)]
+        if isinstance(error, SyntaxError) and error.filename:  # of the file itself, or of one that it imports
+            name, lines = error.filename, [error.lineno]
+        where = f"{name}, line {lines[-1]}" if lines else name
+        raise ConfigError(f"{where}: {_reason(error)}") from None
+
+
+def _reason(error: Exception) -> str:
+    """What an error of somebody else's code says, in one line."""
+    words = " ".join((error.msg if isinstance(error, SyntaxError) else str(error)).split())
+    kind = type(error).__name__
+    return f"{kind}: {words}" if isinstance(error, KeyError | SyntaxError) else words or kind
+
+
+def define_flag(holder: flags.FlagValues, words: Sequence[str]) -> flags.FlagHolder:
+    """--config=NAME[:VARIANT], with --config.section.key=value among the words of the command line."""
+    about = f"a config by name, or its file: {', '.join(shipped())}; --config=NAME:VARIANT where there are some"
+    flag = config_flags.DEFINE_config_file("config", None, about, flag_values=holder, sys_argv=["", *words])
+    holder["config"].parser = _ConfigParser(holder, words)
+    return flag
+
+
+class _ConfigParser(flags.ArgumentParser):
+    """Reads --config=NAME for ml_collections, which then sets what --config.section.key=value among the words says."""
+
+    def __init__(self, holder: flags.FlagValues, words: Sequence[str]):
+        self.holder, self.words = holder, words
+
+    def parse(self, argument: str) -> ml_collections.ConfigDict:
+        config = load(argument)
+        keys = [*_keys(config)]
+        for word in self.words:
+            name = word.partition("=")[0].removeprefix("--")
+            if word.startswith("--config.") and "[" not in name:
+                _check_key(name.removeprefix("config."), keys)
+            elif word.startswith("--") and name not in self.holder and (meant := _elsewhere(name, keys)):
+                raise ConfigError(f"--{name} does not exist; did you mean {meant}?")
+        return config
+
+
+def _keys(config: ml_collections.ConfigDict, above: str = "") -> Iterator[str]:
+    """Every section and entry, as section.key."""
+    for key, value in config.items(preserve_field_references=True):
+        yield f"{above}{key}"
+        if isinstance(value, ml_collections.ConfigDict):
+            yield from _keys(value, f"{above}{key}.")
+
+
+def _check_key(name: str, keys: list[str]) -> None:
+    """Raises ConfigError for a key that no entry has, with those that may be meant."""
+    if name in keys:
+        return
+    section, _, own = name.rpartition(".")
+    beside = {key.rpartition(".")[2]: key for key in keys if key.rpartition(".")[0] == section}
+    if meant := _elsewhere(own, keys):
+        hint = f"did you mean {meant}?"
+    elif close := closest(own, beside):
+        hint = f"did you mean --config.{beside[close]}?"
+    else:
+        there = f"--config.{section}" if section and beside else "--config"
+        hint = f"{there} has {', '.join(beside or (key for key in keys if '.' not in key))}"
+    raise ConfigError(f"--config.{name} does not exist; {hint}")
+
+
+def _elsewhere(own: str, keys: list[str]) -> str:
+    """The flags of entries in any section whose last word is this, or abbreviated so."""
+    words = {key: key.rpartition(".")[2] for key in keys}
+    return " or ".join(f"--config.{key}" for key, word in words.items() if own == word or abbreviates(own, word))
+
+
+def config_first(words: Sequence[str]) -> list[str]:
+    """The words of a command line with --config=NAME, the last if there are several, in front of what changes it."""
+    names: list[str] = []
+    others: list[str] = []
+    rest = iter(words)
+    for word in rest:
+        if word == "--config":
+            names = [word, *itertools.islice(rest, 1)]
+        elif word.startswith("--config="):
+            names = [word]
+        else:
+            others.append(word)
+    return [*names, *others]
 
 
 def build(config: ml_collections.ConfigDict | dict) -> Run:
@@ -120,8 +231,8 @@ def build(config: ml_collections.ConfigDict | dict) -> Run:
     """
     try:
         config = json.loads(json.dumps(config) if isinstance(config, dict) else config.to_json())
-    except OSError as error:  # how ml_collections says that a config file could not be loaded
-        raise ConfigError(f"--config: {str(error).strip().splitlines()[-1].strip()}") from None
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"config holds what is no number, word or list of them: {_reason(error)}") from None
     check_keys(config, {"streams", *SECTIONS}, "config")
     streams: Streams = {}
     for name, entries in config["streams"].items():

@@ -2,7 +2,9 @@
 
 import difflib
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, TypeVar
+
+Row = TypeVar("Row")
 
 
 class ConfigError(ValueError):
@@ -16,6 +18,17 @@ def choose(table: Mapping[str, Any], name: Any, key: str) -> Any:
     return table[name]
 
 
+def row(table: Mapping[str, Row], value: Row | str, key: str) -> Row:
+    """A row of the table by its name, or an object of the same kind as it is. Raises ConfigError, naming the option
+    `key`, for anything else."""
+    if isinstance(value, str):
+        return choose(table, value, key)
+    first = next(iter(table.values()))
+    if not (callable(value) if callable(first) else isinstance(value, type(first))):
+        raise ConfigError(f"{key} = {value!r} should be one of: {', '.join(map(repr, table))}")
+    return value
+
+
 def check_names(names: Iterable[str], known: Iterable[str], what: str) -> None:
     """Raises ValueError for the first of the names that is not known."""
     known = list(known)
@@ -27,5 +40,18 @@ def check_names(names: Iterable[str], known: Iterable[str], what: str) -> None:
 def nearest(name: object, known: Iterable[str]) -> str:
     """The end of an error about a name that does not exist: the one that was probably meant, or all there are."""
     known = list(known)
+    close = closest(name, known)
+    return f"did you mean {close!r}?" if close else f"known are {', '.join(sorted(known))}"
+
+
+def closest(name: object, known: Iterable[str]) -> str:
+    """The known name that was probably meant: written nearly so, or abbreviated; nothing if there is none."""
+    known = list(known)
     close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
-    return f"did you mean {close[0]!r}?" if close else f"known are {', '.join(sorted(known))}"
+    close = close or [word for word in known if abbreviates(name, word)]
+    return close[0] if close else ""
+
+
+def abbreviates(name: object, word: str) -> bool:
+    """Whether a name has the initials of the words, as lr has of learning_rate."""
+    return "_" in word and name == "".join(part[:1] for part in word.split("_"))

@@ -15,10 +15,14 @@ import dataclasses
 import functools
 import inspect
 import math
+import reprlib
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
-from typing import Annotated, Any, Literal, ParamSpec, TypeVar
+from typing import Annotated, Any, Literal, ParamSpec, TypeVar, cast
+
+import numpy as np
+from jax import Array
 
 from dit_jax.names import ConfigError, choose, nearest
 
@@ -120,13 +124,26 @@ def _parsed(value: str, table: Mapping[str, Callable[..., Row]], key: str) -> tu
         expression = ast.parse(value, mode="eval").body
         expression = ast.Call(expression, [], []) if isinstance(expression, ast.Name) else expression
         assert isinstance(expression, ast.Call) and isinstance(expression.func, ast.Name) and not expression.args
-        arguments = {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in expression.keywords}
-    except (SyntaxError, AssertionError, ValueError):
+        bare = [keyword for keyword in expression.keywords if isinstance(keyword.value, ast.Name)]
+        whole = [keyword for keyword in expression.keywords if keyword not in bare]
+        arguments = {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in whole}
+    except (SyntaxError, AssertionError, ValueError, RecursionError, MemoryError):
         rows = ", ".join(f"{name}()" for name in table)
         raise ConfigError(
             f"{key} = {value!r} should be a call of one of: {rows}, with name=value in it, and quotes around words"
         ) from None
+    if bare:
+        raise ConfigError(_without_quotes(value, expression, bare, key))
     return choose(table, expression.func.id, key), arguments
+
+
+def _without_quotes(value: str, call: ast.Call, bare: list[ast.keyword], key: str) -> str:
+    """What is wrong with a call whose words have no quotes, which a shell takes away, and what to type instead."""
+    words = [cast(ast.Name, keyword.value).id for keyword in bare]
+    for keyword, word in zip(bare, words, strict=True):
+        keyword.value = ast.Constant(word)
+    right, bare_words = f'{key}="{ast.unparse(call)}"', ", ".join(words)
+    return f"{right} is what to write, after --config. in a shell: {value} has no quotes around {bare_words}"
 
 
 def check_keys(section: Mapping, allowed: Iterable[str], path: str) -> None:
@@ -141,28 +158,58 @@ def typed(value: Any, wanted: Any, path: str) -> Any:
 
     Raises ConfigError for another type. Rows of a table are written by their names.
     """
+    about = next((note for note in notes(wanted) if isinstance(note, str)), "")
     wanted = str if any(isinstance(note, Mapping) for note in notes(wanted)) else plain(wanted)
-    options = typing.get_args(wanted) if isinstance(wanted, types.UnionType) else (wanted,)
-    kinds = [typing.get_origin(option) or option for option in options]
+    options, kinds = _kinds(wanted)
     if float in kinds and type(value) is int:
         return float(value)
     if tuple in kinds and isinstance(value, list | tuple):
-        return _typed_tuple(value, typing.get_args(options[kinds.index(tuple)]), path)
+        return _typed_tuple(value, typing.get_args(options[kinds.index(tuple)]), path, about)
     if not any(type(value) is kind or (value is None and kind is types.NoneType) for kind in kinds):
-        words = " or ".join(getattr(option, "__name__", str(option)) for option in options)
-        raise ConfigError(f"{path} = {value!r} is a {type(value).__name__}, and has to be {words}")
+        raise ConfigError(_of_another_type(value, options, path))
     return value
 
 
-def _typed_tuple(values: Iterable, wanted: tuple, path: str) -> tuple:
-    """Values as a tuple[wanted], such as tuple[int, int] or tuple[str, ...]; anything where nothing is wanted."""
+def argument(value: Any, annotation: Any, name: str) -> Any:
+    """The value of an argument of a call in Python, if it is of the annotation's type: as `typed`, but that it may be
+    an object too, and a number of numpy's. Arrays are left to those who read them.
+
+    Raises ConfigError for another type.
+    """
+    options, kinds = _kinds(plain(annotation))
+    value = value.item() if isinstance(value, np.generic) else value
+    is_name = isinstance(value, str) and any(isinstance(note, Mapping) for note in notes(annotation))
+    if is_name or {Array, Any, inspect.Parameter.empty} & {*kinds} or not all(isinstance(kind, type) for kind in kinds):
+        return value
+    if isinstance(value, int | float | str | list | tuple) and {int, float, tuple, str, bool} & {*kinds}:
+        return typed(value, annotation if tuple in kinds else plain(annotation), name)
+    if not isinstance(value, tuple(kinds)):
+        raise ConfigError(_of_another_type(value, options, name))
+    return value
+
+
+def _kinds(wanted: Any) -> tuple[tuple, list]:
+    """(options, kinds): the types that a value may have, as annotated and without what is in their brackets."""
+    options = typing.get_args(wanted) if isinstance(wanted, types.UnionType) else (wanted,)
+    return options, [typing.get_origin(option) or option for option in options]
+
+
+def _of_another_type(value: Any, options: tuple, path: str) -> str:
+    named = ["a function" if typing.get_origin(option) is Callable else option for option in options]
+    words = " or ".join(getattr(option, "__name__", str(option)) for option in named)
+    return f"{path} = {reprlib.repr(value)} is a {type(value).__name__}, and has to be {words}"
+
+
+def _typed_tuple(values: Iterable, wanted: tuple, path: str, about: str) -> tuple:
+    """Values as a tuple[wanted], such as tuple[int, int] or tuple[str, ...]; anything where nothing is wanted. about:
+    what they are."""
     values = tuple(values)
     if not wanted:
         return values
     if wanted[-1] is Ellipsis:
         wanted = wanted[:1] * len(values)
     if len(values) != len(wanted):
-        raise ConfigError(f"{path} = {values} should be {len(wanted)} numbers")
+        raise ConfigError(f"{path} = {values} should be {len(wanted)} numbers{about and f', {about}'}")
     return tuple(typed(value, kind, f"{path}[{i}]") for i, (value, kind) in enumerate(zip(values, wanted, strict=True)))
 
 
@@ -183,16 +230,18 @@ def checked(value: Any, annotation: Any, key: str) -> Any:
 def checks(function: Callable[P, Row]) -> Callable[P, Row]:
     """Decorates a function whose arguments have to be as their annotations allow; the name of a row becomes the row.
 
-    Raises ConfigError as `checked` does.
+    Raises ConfigError as `argument` and `checked` do, and TypeError for arguments that the function does not have.
     """
-    annotations = {name: p.annotation for name, p in parameters(function).items() if notes(p.annotation)}
+    annotations = {name: p.annotation for name, p in parameters(function).items()}
     signature = inspect.signature(function)
 
     @functools.wraps(function)
     def checking(*args: P.args, **kwargs: P.kwargs) -> Row:
+        for name in kwargs.keys() - annotations.keys():
+            raise TypeError(f"{function.__name__}() has no argument {name!r}; {nearest(name, annotations)}")
         bound = signature.bind(*args, **kwargs)
-        for name in bound.arguments.keys() & annotations.keys():
-            bound.arguments[name] = checked(bound.arguments[name], annotations[name], name)
+        for name, value in bound.arguments.items():
+            bound.arguments[name] = checked(argument(value, annotations[name], name), annotations[name], name)
         return function(*bound.args, **bound.kwargs)
 
     return checking
@@ -202,11 +251,12 @@ def check_fields(record: Any) -> None:
     """What `__post_init__` of a dataclass does, as `checks` does for a function: every field is as its annotation
     allows, and a name becomes its row.
 
-    Raises ConfigError as `checked` does.
+    Raises ConfigError as `argument` and `checked` do.
     """
     for name, parameter in parameters(type(record)).items():
         if notes(parameter.annotation):
-            object.__setattr__(record, name, checked(getattr(record, name), parameter.annotation, name))
+            value = argument(getattr(record, name), parameter.annotation, name)
+            object.__setattr__(record, name, checked(value, parameter.annotation, name))
 
 
 def plain(annotation: Any) -> Any:

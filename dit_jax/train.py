@@ -21,7 +21,7 @@ import jax
 import numpy as np
 
 from dit_jax.command import run_command
-from dit_jax.config import build, define_flag, with_paths
+from dit_jax.config import build, config_first, define_flag
 from dit_jax.convert import published
 from dit_jax.diffusion.gaussian import velocity
 from dit_jax.pretrained import weights
@@ -61,7 +61,7 @@ def initial_weights(run: Run) -> Any:
 
 def command() -> None:
     """The command line."""
-    run_command(main, defaults=["--config=digits"], rewrite=with_paths)
+    run_command(main, defaults=["--config=digits"], rewrite=config_first)
 
 
 if __name__ == "__main__":

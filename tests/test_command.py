@@ -1,5 +1,6 @@
 """A mistake of the user's ends in one line and status 1; a mistake of ours keeps its traceback."""
 
+import importlib
 import json
 import os
 import subprocess
@@ -7,21 +8,29 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
+
+from dit_jax.command import BUG, mistake
 
 ROOT = Path(__file__).parent.parent
 
 SCRIPT = """
 import dataclasses, json, os
 from typing import Annotated
+import jax.numpy as jnp
+import numpy as np
 import dit_jax as dj
 from dit_jax.command import run_command
 from dit_jax.config import build
 from dit_jax.run import SampleOptions
-from dit_jax.schema import EACH, Range
+from dit_jax.schema import EACH, Range, check_fields
 from dit_jax.training.checkpoint import newest_good
 
 ITSELF = {}
 ITSELF["itself"] = ITSELF
+
+def stop():
+    raise KeyboardInterrupt
 
 DO = {
     "none": lambda: None,
@@ -29,6 +38,10 @@ DO = {
     "missing": lambda: newest_good("nowhere", lambda checkpoint: checkpoint),
     "circle": lambda: build(ITSELF),
     "open": lambda: open("nowhere"),
+    "device": lambda: jnp.zeros((2**20, 2**22)).block_until_ready(),
+    "host": lambda: np.zeros((2**20, 2**30)),
+    "stop": stop,
+    "json": lambda: json.loads("{"),
     "key": lambda: dj.streams.label(3).view.show([{}["nothing"]]),
 }
 
@@ -37,6 +50,9 @@ class Options:
     size: Annotated[int, Range(at_least=1), "how large"] = 3
     hidden: int = 4
     num: Annotated[int, "another"] = 5
+
+    def __post_init__(self):
+        check_fields(self)
 
 def main(
     kind: str,
@@ -75,28 +91,95 @@ def run(script: Path, *arguments: str, **how) -> tuple[int, str, str]:
     [
         ("label", "a label is an integer, a list such as 0,2,5, all, random or none; not 'x'"),  # a ValueError
         ("missing", "there is no checkpoint in {}/nowhere/checkpoints; train with this --workdir first"),  # an OSError
+        ("open", "nowhere: No such file or directory; paths that do not begin with / start in {}"),  # by Python
+        ("circle", "config holds what is no number, word or list of them: Circular reference detected"),
+        ("device", "out of memory: make less at a time, by a smaller --batch, or"),
+        ("host", "out of memory: make less at a time, by a smaller --batch, or"),
     ],
 )
-def test_what_the_package_complains_of_is_one_line_and_status_one(word, message, script):
+def test_what_the_user_can_mend_is_one_line_and_status_one(word, message, script):
     status, said, complaint = run(script, "kind", f"--word={word}")
-    assert status == 1 and said == "" and complaint == f"error: {message.format(script.parent)}\n"
+    assert status == 1 and said == "" and complaint.count("\n") == 1 and complaint.endswith("\n")
+    assert complaint.startswith(f"error: {message.format(script.parent)}")
 
 
 @pytest.mark.parametrize(
     ("word", "error"),
     [
-        ("circle", "ValueError: Circular reference detected"),  # by json, which the package has called
         (
-            "open",
-            "FileNotFoundError: [Errno 2] No such file or directory: 'nowhere'",
-        ),  # by what the command itself does
+            "json",
+            "json.decoder.JSONDecodeError: Expecting property name",
+        ),  # a ValueError, which the package did not raise
         ("key", "KeyError: 'nothing'"),  # by the package, and nothing that it says to users
     ],
 )
-def test_any_other_error_keeps_its_traceback(word, error, script):
+def test_any_other_error_keeps_its_traceback_which_says_that_it_is_a_bug_and_where_to_report_it(word, error, script):
     status, _, complaint = run(script, "kind", f"--word={word}")
-    assert status == 1 and "Traceback (most recent call last)" in complaint
-    assert complaint.splitlines()[-1].startswith(error)
+    assert status == 1 and complaint.startswith("Traceback (most recent call last)")
+    *_, last, advice = complaint.splitlines()
+    assert last.startswith(error)
+    assert advice == BUG and "this is a bug" in advice and "report it, with what is above, as an issue" in advice
+
+
+def test_ctrl_c_and_a_reader_that_leaves_are_silent(script):
+    assert run(script, "kind", "--word=stop") == (130, "", "")
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "PYTHONPATH": path, "HOW": "{}", "PYTHONUNBUFFERED": "1"}
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, str(script), "kind"]
+    done = subprocess.run(command, env=environment, stdout=write, stderr=subprocess.PIPE, text=True, timeout=120)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+def raised(do) -> Exception:
+    try:
+        do()
+    except Exception as error:
+        return error
+    raise AssertionError("it went well")
+
+
+@pytest.mark.parametrize(
+    ("do", "message"),
+    [
+        (lambda here: here.read_text(), "{}: Is a directory; it is a directory, and should be a file"),
+        (lambda here: (here / "no" / "file").read_text(), "{}/no/file: No such file or directory; check the path"),
+        (lambda here: (here / "file").mkdir(), "{}/file: File exists; a file is where a directory should be: choose "),
+        (
+            lambda here: (here / "file" / "in").write_text(""),
+            "{}/file/in: Not a directory; a file is where a directory",
+        ),
+        (lambda here: (here / ("x" * 300)).read_text(), "{}/xxx"),
+        (lambda here: os.rename(here / "a", here / "b"), "{0}/a -> {0}/b: No such file or directory; check the path"),
+        (lambda here: os.write(os.open("/dev/full", os.O_WRONLY), b"x"), "No space left on device; make room, or "),
+        (lambda here: os.chmod("/proc/self/fd", 0), "/proc/self/fd: Operation not permitted; change its permissions"),
+        (lambda here: os.mkdir("/proc/here"), "/proc/here: No such file or directory; check the path"),
+        (
+            lambda here: importlib.import_module("nowhere_at_all.inside"),
+            "the Python package nowhere_at_all is not inst",
+        ),
+        (lambda here: Image.open(here / "file"), "cannot identify image file '{}/file'"),
+    ],
+)
+def test_what_the_operating_system_refuses_is_the_file_the_reason_and_the_fix(do, message, tmp_path):
+    """Wherever it is raised: none of these is by this package."""
+    (tmp_path / "file").write_text("")
+    sentence = mistake(raised(lambda: do(tmp_path)))
+    assert sentence is not None and sentence.startswith(message.format(tmp_path)) and "\n" not in sentence
+
+
+@pytest.mark.parametrize(
+    "words", ["Unable to initialize backend 'cuda': no device", "Unable to initialize backend 'x'"]
+)
+def test_a_device_that_is_not_there_is_no_bug(words):
+    assert mistake(RuntimeError(words)) == (
+        f"JAX has no such device: {words}; install jax for it, or unset JAX_PLATFORMS"
+    )
+    with pytest.raises(KeyError) as other:
+        {}["backend"]
+    assert mistake(other.value) is None
 
 
 @pytest.mark.parametrize(
@@ -106,6 +189,9 @@ def test_any_other_error_keeps_its_traceback(word, error, script):
         (["--num=7"], ["kind", 7, "a word", [], ["x"], {}]),
         (["--word=other", "--num=0"], ["kind", 0, "other", [], ["x"], {}]),
         (["--num", "7"], ["kind", 7, "a word", [], ["x"], {}]),
+        (["--num=3", "--num=7"], ["kind", 7, "a word", [], ["x"], {}]),  # the last counts
+        (["-num=7"], ["kind", 7, "a word", [], ["x"], {}]),
+        (["--num", "-7"], ["kind", -7, "a word", [], ["x"], {}]),
         (["--parts=a,b", "--each=a,b", "--each=c"], ["kind", 5, "a word", ["a", "b"], ["a,b", "c"], {}]),
         (["--size=9"], ["kind", 5, "a word", [], ["x"], {"size": 9}]),  # what main has itself is no option
     ],
@@ -124,9 +210,16 @@ def test_a_default_that_gives_way_is_not_even_read(script):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["kind", "--nun=3"], "error: Unknown command line flag 'nun'. Did you mean: num"),
-        (["kind", "--num=many"], "error: flag --num=many: invalid literal for int() with base 10: 'many'"),
-        (["kind", "--hidden=3"], "error: Unknown command line flag 'hidden'"),  # there is no line for it
+        (["kind", "--nun=3"], "error: --nun does not exist; did you mean --num?"),
+        (["kind", "--num=many"], "error: --num=many should be a whole number"),
+        (["kind", "--num=1.5"], "error: --num=1.5 should be a whole number"),
+        (["kind", "--num"], "error: Missing value for flag --num"),
+        (["kind", "--size=0"], "error: --size = 0 should be at least 1"),
+        (["kind", "--hidden=3"], "error: --hidden does not exist; --help has all flags"),  # there is no line for it
+        (
+            ["kind", "--config.train.steps=3"],
+            "error: --config.train.steps does not exist; it is a flag of python -m dit",
+        ),
         (["kind", "stray"], "error: what is 'stray'? Flags are written --name=value"),
         ([], "error: KIND is missing, the first word after the command"),
         (["kind", "--word="], "error: --word is empty; where it is left out, it is none"),

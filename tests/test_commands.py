@@ -23,7 +23,8 @@ from sklearn.datasets import load_sample_image
 
 from dit_jax import train
 from dit_jax.command import parse
-from dit_jax.config import SECTIONS, build, shipped, with_paths
+from dit_jax.config import SECTIONS, build, config_first, shipped
+from dit_jax.data import sources
 from dit_jax.pretrained.vae import fingerprint
 from dit_jax.run import SampleOptions
 
@@ -283,9 +284,64 @@ def test_the_help_of_train_says_where_keys_are_and_its_examples_are_right():
     examples = re.findall(r"^ +python -m dit_jax.train (.*)", output.replace("\\\n", " "), re.MULTILINE)
     assert len(examples) == 3
     for words in examples:
-        arguments = parse(train.main, shlex.split(words), rewrite=with_paths)
+        arguments = parse(train.main, shlex.split(words), rewrite=config_first)
         build(arguments["config"])
     assert '"width": 96' in run("-m", "dit_jax.train", *shlex.split(examples[0]))
+
+
+def test_a_command_runs_from_any_directory(tmp_path):
+    """With the paths of the shell that it is typed in."""
+    (tmp_path / "own.py").write_text("from dit_jax.configs import digits\nget_config = digits.get_config\n")
+    command = [sys.executable, str(ROOT / "train.py"), "--config=own.py", "--config.data.dir=data", "--workdir=run"]
+    (tmp_path / "run").write_text("in the way")
+    done = subprocess.run(command, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 1 and (tmp_path / "data" / "digits").is_dir()
+    assert done.stderr.splitlines()[-1] == (
+        "error: run: File exists; a file is where a directory should be: choose another path"
+    )
+
+
+@pytest.fixture
+def data_set(tmp_path) -> Path:
+    """digits as TFDS keeps them, under another name: the folder of a version."""
+    prepared = sources.prepare("digits", tmp_path / "data")
+    folder = tmp_path / "data" / "mine" / "1.0.0"
+    folder.mkdir(parents=True)
+    for file in Path(prepared.data_dir).iterdir():
+        (folder / file.name.replace("digits", "mine", 1)).write_bytes(file.read_bytes())
+    note = json.loads((folder / "dataset_info.json").read_text())
+    (folder / "dataset_info.json").write_text(json.dumps(note | {"name": "mine"}))
+    return folder
+
+
+def test_data_that_take_tensorflow_to_read_are_an_error_with_what_rewrites_them(data_set):
+    """The default of `tfds build`."""
+    file, data = data_set / "dataset_info.json", data_set.parent.parent
+    assert sources.find("mine", data).info.splits["train"].num_examples == 899
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"fileFormat": "tfrecord"}))
+    with pytest.raises(ValueError) as error:
+        sources.find("mine", data)
+    assert str(error.value) == (
+        f"{data_set} is in the format tfrecord, and has to be in array_record: pip install tensorflow; tfds "
+        f"convert_format --dataset_version_dir={data_set} --out_file_format=array_record "
+        f"--out_dir={data}/array_record/mine/1.0.0; and then --config.data.dir={data}/array_record"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "reason"),
+    [
+        ("dataset_info.json", '{"name": ', "ParseError: Failed to load JSON: Expecting value"),
+        ("dataset_info.json", "", "ParseError: "),
+        ("dataset_info.json", '{"name": 3}', "ParseError: "),
+    ],
+)
+def test_a_data_set_that_is_broken_is_named(name, text, reason, data_set):
+    (data_set / name).write_text(text)
+    with pytest.raises(ValueError) as error:
+        sources.find("mine", data_set.parent.parent)
+    assert str(error.value).startswith(f"{data_set.parent} is no data set as TFDS writes them: {reason}")
+    assert str(error.value).endswith("; prepare it again") and "\n" not in str(error.value)
 
 
 @pytest.mark.heavy
@@ -293,7 +349,15 @@ def test_train_names_mistakes(tmp_path):
     own = tmp_path / "own.py"
     own.write_text("import math\n\n\ndef get_config():\n    return math.tau2\n")
     for argument, message in [
-        ("--config.train.stepz=5", 'no key stepz Did you mean "steps"'),
+        ("--config.train.stepz=5", "--config.train.stepz does not exist; did you mean --config.train.steps?"),
+        (
+            "--config.optimizer.lr=1e-3",
+            "--config.optimizer.lr does not exist; did you mean --config.optimizer.learning",
+        ),
+        (
+            "--config.streams.image.process=gaussian(prediction=v)",
+            "streams.image.process=\"gaussian(prediction='v')\" is what to write, after --config. in a shell",
+        ),
         ("--config.data.name=fashion_mnits", "python -m dit_jax.prepare"),
         ("--config=configs/nowhere.py", "configs/nowhere.py"),
         (f"--config={own}", f"{own}, line 5: module 'math' has no attribute 'tau2'"),
@@ -317,8 +381,11 @@ def test_sample_names_mistakes(straight, tmp_path):
         (straight, f"--weak={tmp_path}", "there is no checkpoint"),
         (tmp_path, "--num=1", "there is no checkpoint"),
         (straight, f"--out={__file__}", f"{__file__} is a file, and should be a directory"),
+        (straight, "--steps=0", "--steps = 0 should be at least 1"),
+        (straight, "--config.train.steps=5", "it is a flag of python -m dit_jax.train"),
     ]:
-        output = run("sample.py", f"--workdir={workdir}", f"--out={tmp_path}", argument, status=1)
+        out = [] if argument.startswith("--out=") else [f"--out={tmp_path}"]
+        output = run("sample.py", f"--workdir={workdir}", *out, *argument.split(), status=1)
         assert output.startswith("error: ") and message in output and "Traceback" not in output
 
 

@@ -6,7 +6,9 @@ import json
 
 import pytest
 
-from dit_jax.config import build, default, stream
+from dit_jax import train
+from dit_jax.command import parse
+from dit_jax.config import build, config_first, default, load, stream
 from dit_jax.configs import audio_digits, digits, digits_meanflow, fashion_mnist, imagenet256
 from dit_jax.names import ConfigError
 from dit_jax.network.layers import PUBLISHED
@@ -49,6 +51,22 @@ def changed(path: str, value) -> dict:
             r"streams.image.process.prediction = 'eps' does not exist",
         ),
         ("streams.image.process", "gaussian(", r"streams.image.process = 'gaussian\(' should be a call of one of"),
+        (
+            "streams.image.process",
+            "gaussian(schedule=smooth, prediction=v)",
+            r"^streams.image.process=\"gaussian\(schedule='smooth', prediction='v'\)\" is what to write, after "
+            r"--config. in a shell: gaussian\(schedule=smooth, prediction=v\) has no quotes around smooth, v$",
+        ),
+        (
+            "streams.image.levels",
+            "log_normal(mean=-1.0, schedule=edm)",
+            r"^streams.image.levels=\"log_normal\(mean=-1.0, schedule='edm'\)\" is what .* no quotes around edm$",
+        ),
+        ("model.block", "modern(norm=layer)", r"^model.block=\"modern\(norm='layer'\)\" is what to write"),
+        ("streams.image.process", "(" * 5000, r"should be a call of one of: gaussian\(\), ddpm\(\)"),
+        ("optimizer.lr", 1e-3, r"optimizer.lr does not exist; did you mean 'learning_rate'"),
+        ("data.bs", 8, r"data.bs does not exist; did you mean 'batch_size'"),
+        ("streams.image.shape", [8, 8], r"streams.image.shape = \(8, 8\) should be 3 numbers, height, width, channels"),
         ("sample.grid", "kharras", r"sample.grid = 'kharras' does not exist; did you mean 'karras'"),
         ("streams.image.levels", "logit_norm()", r"streams.image.levels = 'logit_norm' .* did you mean 'logit_normal'"),
         (
@@ -76,6 +94,140 @@ def changed(path: str, value) -> dict:
 def test_mistakes_are_named(path, value, message):
     with pytest.raises(ConfigError, match=message):
         build(changed(path, value))
+
+
+def test_what_a_config_cannot_hold_is_named():
+    for value, message in [({1}, "Object of type set is not JSON serializable"), (len, "Object of type builtin")]:
+        with pytest.raises(ConfigError, match=f"config holds what is no number, word or list of them: {message}"):
+            build(changed("train.seed", value))
+
+
+START = "from dit_jax.config import default, stream\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("def get_config(:\n    pass\n", "{}, line 1: SyntaxError: "),
+        (START + "config = default(\n", "{}, line 2: SyntaxError: '(' was never closed"),
+        ("import nowhere_at_all\n", "{}, line 1: No module named 'nowhere_at_all'"),
+        ("from dit_jax.config import defualt\n", "{}, line 1: cannot import name 'defualt' from 'dit_jax.config'"),
+        (START + "\ndef get_config():\n    return {}['x']\n", "{}, line 4: KeyError: 'x'"),
+        (START + "\ndef get_config():\n    assert 1 > 2\n", "{}, line 4: AssertionError"),
+        (START + "\ndef get_config():\n    return 1 / 0\n", "{}, line 4: division by zero"),
+        (
+            START + "\ndef get_config():\n    return open('nowhere')\n",
+            "{}, line 4: [Errno 2] No such file or directory",
+        ),
+        (
+            START + "\ndef get_config():\n    config = default()\n    config.train.stepz = 5\n    return config\n",
+            '{}, line 5: \'Key "stepz" does not exist and cannot be added since the config is locked. Other fields',
+        ),
+        (
+            START + "\ndef get_config():\n    return stream('imge')\n",
+            "{}, line 4: kind = 'imge' does not exist; did you mean 'image'?",
+        ),
+        ("\n", "--config={}: {} has no get_config(), which returns a config; "),
+        ("get_config = 3\n", "--config={}: {} has no get_config(), which returns a config; "),
+        ("def get_config():\n    default = 3\n", "{}: get_config() returns a NoneType, and should return a config; "),
+        ("def get_config():\n    return [1]\n", "{}: get_config() returns a list, and should return a config; "),
+        ("def get_config(size):\n    return {}\n", "--config={} needs a variant, --config={}:VARIANT"),
+        (
+            "VARIANTS = 'small', 'large'\ndef get_config(size):\n    return {}\n",
+            "--config={} needs a variant, --config={}:VARIANT, which is one of: small, large",
+        ),
+        ("\0", "{}"),
+        ("#" + "\xff", ""),
+    ],
+)
+def test_a_broken_config_file_is_named_with_its_line_and_the_reason(text, message, tmp_path):
+    file = tmp_path / "own.py"
+    file.write_bytes(text.encode("latin-1"))
+    with pytest.raises(ConfigError) as error:
+        load(str(file))
+    assert str(error.value).startswith(message.replace("{}", str(file))) and "\n" not in str(error.value)
+
+
+def test_a_dict_is_a_config_too(tmp_path):
+    file = tmp_path / "own.py"
+    file.write_text("def get_config(word):\n    return {'train': {'steps': len(word)}}\n")
+    assert load(f"{file}:abc").train.steps == 3
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            "--config.optimizer.lr=1e-3",
+            "--config.optimizer.lr does not exist; did you mean --config.optimizer.learning_",
+        ),
+        ("--config.lr=1e-3", "--config.lr does not exist; did you mean --config.optimizer.learning_rate?"),
+        ("--config.model.lr 1", "--config.model.lr does not exist; did you mean --config.optimizer.learning_rate?"),
+        (
+            "--config.train.batch_size=8",
+            "--config.train.batch_size does not exist; did you mean --config.data.batch_size?",
+        ),
+        ("--config.batch_size=8", "--config.batch_size does not exist; did you mean --config.data.batch_size?"),
+        ("--config.steps=8", "did you mean --config.sample.steps or --config.train.steps?"),
+        ("--config.train.stepz=8", "--config.train.stepz does not exist; did you mean --config.train.steps?"),
+        (
+            "--config.streams.imgae.patch=1",
+            "--config.streams.imgae.patch does not exist; did you mean --config.streams.im",
+        ),
+        ("--config.checkpoint.qqq=1", "--config.checkpoint.qqq does not exist; --config.checkpoint has every, keep"),
+        (
+            "--config.qqq=1",
+            "--config.qqq does not exist; --config has checkpoint, data, model, optimizer",
+        ),
+        ("--config.=1", "--config. does not exist; --config has checkpoint, data"),
+        ("--steps=8", "--steps does not exist; did you mean --config.sample.steps or --config.train.steps?"),
+        ("--lr 1", "--lr does not exist; did you mean --config.optimizer.learning_rate?"),
+        ("--wrkdir=runs/x", "--wrkdir does not exist; did you mean --workdir?"),
+        ("--config.train.steps=many", "--config.train.steps=many should be a whole number"),
+        ("--config.train.steps=1.5", "--config.train.steps=1.5 should be a whole number"),
+        ("--config.train.ema=x", "--config.train.ema=x should be a number"),
+        (
+            "--config.streams.image.shape=(8, 8",
+            "--config.streams.image.shape=(8, 8 should be values such as (32, 32, 3)",
+        ),
+        ("--dry_run=maybe", "--dry_run=maybe should be true or false"),
+        ("--config=digit", "--config=digit is no config that comes with the package; did you mean 'digits'?"),
+        ("--config=", "--config= is no config that comes with the package; known are"),
+        (
+            "--config=nowhere/digits.py",
+            "--config=nowhere/digits.py: there is no such file; --config=digits comes with th",
+        ),
+        ("--config=nowhere/own.py", "--config=nowhere/own.py: there is no such file; paths start in /"),
+        ("--config=digits:large", "--config=digits:large has no variants; say --config=digits"),
+        ("--config=imagenet256:dit_xl22", "--config=imagenet256:dit_xl22 is no variant of it; did you mean 'dit_xl2'?"),
+        ("--config.streams[image]=3", "--config has no such key: "),
+        ("digits", "what is 'digits'? Flags are written --name=value"),
+        ("--workdir=", "--workdir is empty; where it is left out, it is runs/digits"),
+    ],
+)
+def test_a_command_line_that_no_config_has_is_one_sentence(words, message):
+    words = words.split() if "(" not in words else [words]
+    with pytest.raises(ValueError) as error:
+        parse(train.main, words, ["--config=digits"], config_first)
+    assert str(error.value).startswith(message) or message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--config=digits", "--config.train.steps=7"],
+        ["--config.train.steps=7", "--config=digits"],
+        ["--config.train.steps", "7", "--config", "digits"],
+        ["-config=digits", "-config.train.steps=7"],
+        ["--config.train.steps=7"],
+        ["--config=text_kjv", "--config.train.steps=5", "--config=digits", "--config.train.steps=7"],
+    ],
+)
+def test_flags_are_written_in_any_order_and_the_last_counts(words):
+    """With one dash or two, and a space or none."""
+    found = parse(train.main, [*words, "--workdir", "runs/x"], ["--config=digits"], config_first)
+    assert (found["config"].train.steps, found["config"].model.width, found["workdir"]) == (7, 96, "runs/x")
 
 
 def test_a_missing_entry_is_named():

@@ -215,7 +215,9 @@ def test_every_flag_about_drawing_means_what_it_means_when_sampling():
     said = parse(evaluate.main, ["--steps=4", "--first=name,image", "--given=label=1", "--given=name=x,y", "--num=3"])
     options = {"steps": 4, "first": ("name", "image"), "given": ("label=1", "name=x,y")}
     assert said == {"workdir": "runs/digits", "guidance": ("1.0", "1.5"), "num": 3, "step": -1, "options": options}
-    words = [f"--{name}={'0,1' if name == 'interval' else 1}" for name in options_of(SampleOptions)]
+    rows = {"combine": "linear", "solver": "2m", "reveal": "remask", "grid": "karras"}
+    some = {"interval": "0,1", "rollout": "clip=32:2", **rows}
+    words = [f"--{name}={some.get(name, 1)}" for name in options_of(SampleOptions)]
     every = parse(sample_cli.main, words)["options"]
     fields = {field.name for field in dataclasses.fields(SampleOptions)}
     assert every.keys() == fields - {"every"}

@@ -11,7 +11,7 @@ import pytest
 from dit_jax import convert, evaluate, prepare, sample_cli
 from dit_jax import train as command
 from dit_jax.command import parse
-from dit_jax.config import SECTIONS, build, default, stream, with_paths
+from dit_jax.config import SECTIONS, build, config_first, default, stream
 from dit_jax.configs import digits, digits_meanflow, joint_digits, text_kjv_blocks, video_digits
 from dit_jax.names import ConfigError
 from dit_jax.schema import Range, notes, parameters, plain
@@ -22,6 +22,7 @@ NUMBERS = [0, -1, 1, 2, 3, 10**9, 2**31, 2**32, 2**64, -(2**40), 0.0, -0.5, 0.5,
 NUMBERS += [float("nan"), float("inf"), float("-inf")]
 CALLS = ["gaussian()", "uniform(", "logit_normal(std=-1.0)", "dropout(rate=2.0)", "gaussian(schedule=smooth)"]
 CALLS += ["gaussian(prediction='x', clamp=-1.0)", "label=3", "image=nowhere.png", "name=*", "a=b=c", "clip=9:1"]
+CALLS += ["gaussian(schedule=cosine, prediction=v)", "modern(norm=layer)", "(" * 300, "gaussian(" * 100, "'gaussian()'"]
 OTHERS = ["", " ", "none", "adamw", "2m", "1e400", "\0", "é", *CALLS]
 OTHERS += [None, True, False, [], [1, 2], ["label=all"], ["x"], {}, {"a": 1}, [None], [[1]]]
 
@@ -78,15 +79,25 @@ def test_any_words_after_a_command_are_its_arguments_or_a_sentence(seed):
         "interval",
         "config.train.steps",
         "config.x.y",
+        "config.optimizer.lr",
+        "config.streams.image.process",
+        "config.streams.image.shape",
+        "config.sample.guidance",
+        "config.",
+        "config.a[",
+        "lr",
         "hlp",
     ]
     words = []
     for _ in range(rng.choice([0, 1, 2, 3])):
         value = rng.choice([str(anything(rng)), "digits", "5", "0.2,0.8", "label=1"])
-        words.append(rng.choice([f"--{rng.choice(names)}={value}", f"--{rng.choice(names)}", value, "--", "-x"]))
+        dash = rng.choice(["--", "--", "--", "-", "---", "--no", "\u2013", "\u2014"])
+        words.append(
+            rng.choice([f"{dash}{rng.choice(names)}={value}", f"{dash}{rng.choice(names)}", value, "--", "-x"])
+        )
     with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
         try:
-            found = parse(main, words, ["--config=digits"] if main is command.main else [], with_paths)
+            found = parse(main, words, ["--config=digits"] if main is command.main else [], config_first)
             assert found.keys() <= parameters(main).keys()
         except (ValueError, OSError) as error:
             assert str(error) and "\n" not in str(error)

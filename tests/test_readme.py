@@ -12,7 +12,7 @@ from PIL import Image
 
 from dit_jax import convert, evaluate, prepare, sample_cli, train
 from dit_jax.command import parse
-from dit_jax.config import build, with_paths
+from dit_jax.config import build, config_first
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -49,7 +49,7 @@ def test_the_python_in_the_readme_runs():
 
 @pytest.mark.parametrize("command, words", [*commands()])
 def test_a_command_has_the_flags_and_configs_that_it_names(command, words):
-    arguments = parse(MAINS[command], shlex.split(words, comments=True), rewrite=with_paths)
+    arguments = parse(MAINS[command], shlex.split(words, comments=True), rewrite=config_first)
     if arguments.get("config") is not None:
         build(arguments["config"])
 

@@ -55,7 +55,8 @@ def test_it_holds_every_module_and_every_config(wheel):
     with zipfile.ZipFile(wheel) as files:
         found = set(files.namelist())
     wanted = {path.relative_to(ROOT).as_posix() for path in (ROOT / "dit_jax").rglob("*.py")}
-    assert wanted == {name for name in found if name.endswith(".py")} and "dit_jax/configs/kjv_bpe.txt" in found
+    assert wanted == {name for name in found if name.endswith(".py")}
+    assert {"dit_jax/configs/kjv_bpe.txt", "dit_jax/py.typed"} <= found
     assert not [name for name in found if not name.startswith(("dit_jax/", "dit_jax-"))]
 
 

@@ -159,7 +159,12 @@ def note(directory: Path, known: dict[str, Any]) -> None:
 
 
 def noted(directory: Path) -> dict[str, Any]:
-    return json.loads((directory / NOTES).read_text())
+    try:
+        return json.loads((directory / NOTES).read_text())
+    except ValueError as error:
+        raise ValueError(
+            f"{directory / NOTES} cannot be read ({error}): remove {directory}, and prepare it again"
+        ) from None
 
 
 def features_of(known: dict[str, Any]) -> "FeaturesDict":

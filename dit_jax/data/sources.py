@@ -99,17 +99,38 @@ def prepare(name: str, data_dir: str | os.PathLike) -> "DatasetBuilder":
 
 
 def find(name: str, data_dir: str | os.PathLike) -> "DatasetBuilder":
-    """The data set that TFDS has prepared in data_dir. Raises FileNotFoundError if there is none."""
+    """The data set that TFDS has prepared in data_dir. Raises FileNotFoundError if there is none, and ValueError if it
+    is in a format that takes TensorFlow, or broken."""
     import tensorflow_datasets as tfds
 
-    # A ValueError says that TFDS knows neither data nor code of this name.
-    with contextlib.suppress(ValueError):
-        builder = tfds.builder(name, data_dir=Path(data_dir).expanduser())
-        if builder.is_prepared():
-            return builder
+    folder = Path(data_dir).expanduser()
+    try:
+        builder = tfds.builder(name, data_dir=folder)
+        is_there = builder.is_prepared()
+    except (OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno:  # such as a folder that nobody may read
+            raise
+        is_there = False  # TFDS knows neither data nor code of this name
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(".")
+        raise ValueError(f"{folder / name} is no data set as TFDS writes them: {reason}; prepare it again") from error
+    if is_there:
+        check_format(builder.info, folder)
+        return builder
     command = f"python -m dit_jax.prepare {name} --data_dir={data_dir}" + ("" if name in BUILDERS else f" {ENCODE}")
     hint = "" if name in BUILDERS else f"; {nearest(name, [*BUILDERS, 'synthetic'])}"
     raise FileNotFoundError(f"the data set {name!r} is not in {data_dir}: prepare it with {command}{hint}")
+
+
+def check_format(info: "DatasetInfo", folder: Path) -> None:
+    """Raises ValueError for files that cannot be read at random, with the commands that write them so."""
+    if info.file_format is not None and info.file_format.value != "array_record":
+        here, there = Path(info.data_dir), folder / "array_record"
+        raise ValueError(
+            f"{here} is in the format {info.file_format.value}, and has to be in array_record: pip install "
+            f"tensorflow; tfds convert_format --dataset_version_dir={here} --out_file_format=array_record "
+            f"--out_dir={there / os.path.relpath(here, folder)}; and then --config.data.dir={there}"
+        )
 
 
 def check_names(name: str, found: Iterable[str], streams: Streams) -> None:

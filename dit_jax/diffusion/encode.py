@@ -3,6 +3,8 @@
 It is the sampler's scan, along rows of levels that rise.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Iterable
 from typing import Any, cast
@@ -15,13 +17,21 @@ from jax import Array
 from dit_jax.diffusion.gaussian import Gaussian
 from dit_jax.diffusion.grids import SIGMA_MIN
 from dit_jax.diffusion.guidance import Guidance
-from dit_jax.diffusion.keys import domain, example_keys
-from dit_jax.diffusion.sampler import sample_rows
+from dit_jax.diffusion.keys import check_key, domain, example_keys
+from dit_jax.diffusion.sampler import as_guidance, check_whole, sample_rows
 from dit_jax.diffusion.schedules import level_at
 from dit_jax.diffusion.solver import Solver
 from dit_jax.diffusion.solvers import SOLVERS
-from dit_jax.diffusion.stream import Arrays, Predict, Streams, drawable, generation_order
-from dit_jax.names import check_names
+from dit_jax.diffusion.stream import (
+    Arrays,
+    Predict,
+    Streams,
+    check_arrays,
+    check_values,
+    drawable,
+    generation_order,
+)
+from dit_jax.names import check_names, row
 
 # The way up begins at alpha x, where sigma / alpha is this. What a network gets wrong there grows with sigma on the
 # way.
@@ -35,8 +45,8 @@ def encode(
     x: Arrays,
     given: Arrays | None = None,
     steps: int = 50,
-    solver: Solver = SOLVERS["heun"],
-    guidance: Guidance | None = None,
+    solver: Solver | str = "heun",
+    guidance: Guidance | float | dict[str, float] | None = None,
     floor: float = FLOOR,
 ) -> Arrays:
     """The noise {name: [B, *shape]} that the probability flow makes into x {name: [B, *shape]}.
@@ -44,12 +54,24 @@ def encode(
     `sample(start=encode(...))` gives x back, as nearly as the steps of both are small (Song, Meng & Ermon 2021). given:
     {name: [B, *shape]} clean values of other streams. Any stream in neither is marginalised out. solver: one that can
     climb to t = 1, as Heun's can. floor: sigma / alpha where it begins, small beside the finest structure of x, but no
-    smaller than a network has learnt. Raises ValueError if a stream in x has no flow, or if one that is named does not
-    exist.
+    smaller than a network has learnt. Raises ValueError if a stream in x has no flow, and for what `sample` refuses.
     """
-    check_names(given or {}, streams, "given: the stream")
-    keys = example_keys(domain(key, "encode"), jnp.arange(len(next(iter(x.values())))))
-    return encode_rows(predict, streams, keys, x, given or {}, steps, solver, guidance, floor)
+    n, given = check_clean(streams, key, x, given or {}), given or {}
+    chosen, guide = row(SOLVERS, solver, "solver"), as_guidance(guidance, streams)
+    keys = example_keys(domain(key, "encode"), jnp.arange(n))
+    return encode_rows(predict, streams, keys, x, given, check_whole(steps, "steps"), chosen, guide, floor)
+
+
+def check_clean(streams: Streams, key: Array, x: Arrays, given: Arrays) -> int:
+    """How many examples are in x. Raises ValueError for what no flow moves, or no data can be: see `encode`."""
+    check_key(key)
+    flow_processes(streams, x)
+    check_arrays(streams, x, "x")
+    n = len(next(iter(x.values())))
+    check_arrays(streams, given, "given", n)
+    check_values(streams, x, "x")
+    check_values(streams, given, "given")
+    return n
 
 
 def encode_rows(
@@ -87,6 +109,8 @@ def flow_processes(streams: Streams, names: Iterable[str]) -> dict[str, Gaussian
     it is masked, only ever given, or drawn group after group."""
     names = list(names)
     check_names(names, streams, "x: the stream")
+    if not names:
+        raise ValueError(f"x is empty, and should have one or more of: {', '.join(streams)}")
     order, able = generation_order(streams), drawable(streams)
     without = [name for name in names if name not in able or not able[name].process.is_continuous or order[name].ndim]
     if without:

@@ -13,6 +13,8 @@ w is the scale less one; norms and deviations are an example's own. Each row is 
 strong, but that zero_star also holds the start.
 """
 
+from __future__ import annotations
+
 import dataclasses
 from collections.abc import Callable, Mapping
 from typing import cast

@@ -1,5 +1,7 @@
 """Between two noises."""
 
+from __future__ import annotations
+
 import jax.numpy as jnp
 from jax import Array
 

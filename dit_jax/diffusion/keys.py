@@ -4,11 +4,24 @@ Every random number belongs to one example: its key is (root, row of the example
 the caller folds in. So example 7 gets the same noise in a batch of 8 and a batch of 512, on one device and on many.
 """
 
+import reprlib
 import zlib
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
+
+
+def check_key(key: Any) -> None:
+    """Raises ValueError for anything but one random key."""
+    is_key = hasattr(key, "dtype") and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    is_old_key = hasattr(key, "dtype") and key.dtype == np.uint32 and key.shape != ()  # of jax.random.PRNGKey
+    if not is_key and not is_old_key:
+        raise ValueError(f"key = {reprlib.repr(key)} should be a random key, such as jax.random.key(0)")
+    if key.shape[is_old_key:] != ():
+        raise ValueError(f"key holds {key.shape[0]} keys, and should be one, such as jax.random.key(0)")
 
 
 def domain(key: Array, name: str) -> Array:

@@ -9,6 +9,8 @@ the noised data have nearly the density alpha^-D p(x): the error is of the order
 It ends at `process.top`. This is the density of what `sample` draws in infinitely many steps.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable
 
@@ -19,11 +21,10 @@ from jax import Array
 from jax.flatten_util import ravel_pytree
 
 from dit_jax.diffusion.derivatives import linearize
-from dit_jax.diffusion.encode import FLOOR, encoding_levels, flow_processes
+from dit_jax.diffusion.encode import FLOOR, check_clean, encoding_levels, flow_processes
 from dit_jax.diffusion.keys import domain, example_keys, fold
-from dit_jax.diffusion.sampler import STEPS, priors
+from dit_jax.diffusion.sampler import STEPS, check_whole, priors
 from dit_jax.diffusion.stream import Arrays, Predict, Streams
-from dit_jax.names import check_names
 
 Velocity = Callable[[Array, Array], Array]  # (z [B, D], u) -> dz/du
 Slope = Callable[[Array, Array], tuple[Array, Array]]  # (z, u) -> (dz/du, its divergence [B])
@@ -50,10 +51,10 @@ def log_likelihood(
     network has learnt, for its error is divided by it.
 
     Bits a dimension are -log p / (D log 2), plus log2 127.5 for bytes scaled to [-1, 1], dequantised by uniform noise.
-    Raises ValueError if a stream in x has no flow, or if one that is named does not exist.
+    Raises ValueError if a stream in x has no flow, and for what `sample` refuses.
     """
-    check_names(given or {}, streams, "given: the stream")
-    n, given, processes = len(next(iter(x.values()))), given or {}, flow_processes(streams, x)
+    n, given, steps = check_clean(streams, key, x, given or {}), given or {}, check_whole(steps, "steps")
+    processes = flow_processes(streams, x)
     keys = example_keys(domain(key, "likelihood"), jnp.arange(n))
     still = {**priors(streams, keys), **given}
     levels = {name: jnp.full(n, 0.0 if name in given else 1.0) for name in streams}

@@ -1,5 +1,7 @@
 """Training objectives: noise every stream at its own level, predict, and add up the processes' losses."""
 
+from __future__ import annotations
+
 import functools
 from collections.abc import Callable
 
@@ -7,10 +9,21 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from dit_jax.diffusion.joint_levels import JointLevels, independent
-from dit_jax.diffusion.keys import domain, example_keys
+from dit_jax.diffusion.joint_levels import JOINT_LEVELS, JointLevels
+from dit_jax.diffusion.keys import check_key, domain, example_keys
 from dit_jax.diffusion.meanflow import meanflow_losses
-from dit_jax.diffusion.stream import Arrays, Levels, Predict, Streams, check_values, corrupt, drawable
+from dit_jax.diffusion.stream import (
+    Arrays,
+    Levels,
+    Predict,
+    Streams,
+    check_arrays,
+    check_values,
+    corrupt,
+    drawable,
+    in_data,
+)
+from dit_jax.names import row
 
 # (predict, streams, keys [B], batch, levels) -> the loss of every example in each stream, {name: [B]}.
 Objective = Callable[[Predict, Streams, Array, Arrays, Levels], dict[str, Array]]
@@ -21,21 +34,25 @@ def loss(
     streams: Streams,
     key: Array,
     batch: Arrays,
-    objective: Objective | None = None,
-    joint_levels: JointLevels = independent,
+    objective: Objective | str = "denoise",
+    joint_levels: JointLevels | str = "independent",
 ) -> Array:
     """Mean loss of a batch {name: [B, *shape]}, at levels and with noise drawn from the key.
 
-    objective: a row of OBJECTIVES, `losses_at` if None. joint_levels: how the levels of several streams go together, a
-    row of joint_levels.JOINT_LEVELS. Raises ValueError for a stream that the batch lacks and, where they are known
-    while tracing, for values that no data can have, such as labels out of range.
+    objective: a row of OBJECTIVES. joint_levels: how the levels of several streams go together, a row of
+    joint_levels.JOINT_LEVELS. Rows, or their names. Raises ValueError for streams that the batch lacks or that do not
+    exist, for another shape or type than theirs and, where they are known while tracing, for values that no data can
+    have, such as labels out of range and pixels in 0 ... 255.
     """
+    losses, levels = row(OBJECTIVES, objective, "objective"), row(JOINT_LEVELS, joint_levels, "joint_levels")
+    check_key(key)
+    check_arrays(streams, batch, "the batch", needed=in_data(streams))
     check_values(streams, batch, "the batch")
+    batch = {name: jnp.asarray(value) for name, value in batch.items()}
     n = len(next(iter(batch.values())))
     level_key, noise_key = jax.random.split(domain(key, "train"))
-    t = joint_levels(level_key, streams, n)
-    losses = (objective or losses_at)(predict, streams, example_keys(noise_key, jnp.arange(n)), batch, t)
-    return jnp.mean(total(losses))
+    t = levels(level_key, streams, n)
+    return jnp.mean(total(losses(predict, streams, example_keys(noise_key, jnp.arange(n)), batch, t)))
 
 
 def losses_at(predict: Predict, streams: Streams, keys: Array, batch: Arrays, t: Levels) -> dict[str, Array]:

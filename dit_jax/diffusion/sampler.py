@@ -1,22 +1,35 @@
 """Sampling: one scan over the steps of a solver, in which every stream follows its own row of noise levels."""
 
+from __future__ import annotations
+
 import itertools
+import math
 import warnings
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from dit_jax.diffusion import grids
-from dit_jax.diffusion.guidance import Guidance
-from dit_jax.diffusion.keys import example_keys, fold, stream_id
+from dit_jax.diffusion.guidance import Guidance, classifier_free
+from dit_jax.diffusion.keys import check_key, example_keys, fold, stream_id
 from dit_jax.diffusion.schedules import align
 from dit_jax.diffusion.solver import Solver
 from dit_jax.diffusion.solvers import SOLVERS
-from dit_jax.diffusion.stream import Arrays, Levels, Predict, Streams, check_values, drawable, with_pasts
-from dit_jax.names import check_names
+from dit_jax.diffusion.stream import (
+    Arrays,
+    Levels,
+    Predict,
+    Streams,
+    check_arrays,
+    check_values,
+    drawable,
+    with_pasts,
+)
+from dit_jax.names import check_names, row
 
 PRIOR, STEPS = 0, 1  # an example's randomness: one key for where it starts, one for each step from there
 
@@ -30,10 +43,10 @@ def sample(
     num: int | None = None,
     given: Arrays | None = None,
     steps: int = 25,
-    solver: Solver = SOLVERS["2m"],
-    guidance: Guidance | None = None,
+    solver: Solver | str = "2m",
+    guidance: Guidance | float | dict[str, float] | None = None,
     shift: float = 1.0,
-    grid: grids.Grid = grids.uniform,
+    grid: grids.Grid | str = "uniform",
     start: Arrays | None = None,
     prefix: dict[str, int] | None = None,
     first: Iterable[str] = (),
@@ -43,21 +56,29 @@ def sample(
     """Draw samples 0 ... num - 1 of a key, or those in rows [num]: {name: [num, *shape]}. To be called in jax.jit.
 
     given: {name: [num, *shape]} clean values of some streams; of those in prefix {name: number of groups}, only the
-    first groups are. drawn: the streams that are drawn, together, or None for all that can be; any other is
-    marginalised out. start: {name: [num, *shape]} what drawn streams are at t = 1, instead of their prior: text of
-    which some is known, say. first: streams that are drawn before the others (see `in_sequence`).
+    first groups are. solver, grid: rows of SOLVERS and GRIDS, or their names. guidance: a number, or one for each given
+    stream, is the scale of `classifier_free`. drawn: the streams that are drawn, together, or None for all that can be;
+    any other is marginalised out. start: {name: [num, *shape]} what drawn streams are at t = 1, instead of their prior:
+    text of which some is known, say. first: streams that are drawn before the others (see `in_sequence`).
 
-    Raises ValueError for names of streams that do not exist, for tokens out of range, and for less than one step.
+    Raises ValueError for names that do not exist, for arrays of another shape or type than their stream's, for numbers
+    out of range and, where they are known while tracing, for values that no data can have, such as labels out of range.
     """
-    given = given or {}
     if (rows is None) == (num is None):
         raise ValueError("say either num, how many samples to draw, or rows, which ones")
-    check_sample(streams, given, prefix, start, [*first, *(drawn or ())], steps)
+    chosen, spacing = row(SOLVERS, solver, "solver"), row(grids.GRIDS, grid, "grid")
+    check_key(key)
+    first, drawn = check_several(first, "first"), None if drawn is None else check_several(drawn, "drawn")
+    given, start, prefix = given or {}, start or {}, prefix or {}
+    check_numbers(steps, shift)
+    check_sample(streams, given, prefix, start, [*first, *(drawn or ())], check_count(num, rows))
+    guide = as_guidance(guidance, streams)
+    given, start = ({name: jnp.asarray(value) for name, value in x.items()} for x in (given, start))
     keys = example_keys(key, jnp.arange(num) if rows is None else jnp.asarray(rows))
 
     def draw(given: Arrays, names: Iterable[str] | None) -> Arrays:
-        levels = grids.level_rows(streams, given, steps, shift, grid, prefix, names or drawn)
-        return sample_rows(predict, streams, keys, given, levels, solver, guidance, start)
+        levels = grids.level_rows(streams, given, steps, shift, spacing, prefix, names or drawn)
+        return sample_rows(predict, streams, keys, given, levels, chosen, guide, start)
 
     samples = in_sequence(draw, given, first)
     if not any(isinstance(x, jax.core.Tracer) for x in samples.values()) and next(_CALLS) == 2:
@@ -69,23 +90,65 @@ _CALLS = itertools.count(1)  # of `sample`, outside jit
 
 
 def check_sample(
-    streams: Streams,
-    given: Arrays,
-    prefix: dict[str, int] | None,
-    start: Arrays | None,
-    drawn: Iterable[str],
-    steps: int,
+    streams: Streams, given: Arrays, prefix: dict[str, int], start: Arrays, drawn: Iterable[str], count: int
 ) -> None:
-    """Raises ValueError for what `sample` cannot draw: see there."""
-    check_names(given, streams, "given: the stream")
-    check_names(prefix or {}, given, "prefix: the given stream")
-    check_names(start or {}, drawable(streams), "start: the stream")
+    """Raises ValueError for what `sample` cannot draw: see there. count: of samples."""
+    check_arrays(streams, given, "given", count)
+    check_names(prefix, given, "prefix: the given stream")
+    for name, groups in prefix.items():
+        if groups not in range(1, most := streams[name].groups):
+            wanted = f"1 ... {most - 1} of its {most} groups" if most > 1 else "left out: it is given whole"
+            raise ValueError(f"prefix: {name} = {groups!r} should be {wanted}")
+    check_names(start, drawable(streams), "start: the stream")
+    check_arrays(streams, start, "start", count)
     check_names(drawn, drawable(streams), "drawn: the stream")
-    whole = {name: value for name, value in given.items() if name not in (prefix or {})}
+    whole = {name: value for name, value in given.items() if name not in prefix}
     check_values(streams, whole, "given")
-    check_values(streams, {**given, **(start or {})}, "start", masks=True)
-    if steps < 1:
-        raise ValueError(f"steps = {steps} should be at least 1")
+    check_values(streams, {**given, **start}, "start", masks=True)
+
+
+def as_guidance(guidance: Guidance | float | dict[str, float] | None, streams: Streams) -> Guidance | None:
+    """Guidance, which scales are of `classifier_free`. Raises ValueError for what is neither."""
+    if guidance is None or callable(guidance):
+        return guidance
+    if isinstance(guidance, str | tuple | list):
+        raise ValueError(f"guidance = {guidance!r} should be a number, {{stream: number}}, or as dj.classifier_free is")
+    if isinstance(guidance, dict):
+        check_names(guidance, streams, "guidance: the stream")
+    return classifier_free(guidance)
+
+
+def check_count(num: int | None, rows: Any) -> int:
+    """How many samples are drawn. Raises ValueError for what is no number of them, and for rows that are none."""
+    if rows is None:
+        return check_whole(num, "num")
+    indices = rows if hasattr(rows, "dtype") else np.asarray(rows)
+    if indices.ndim != 1 or not len(indices) or not jnp.issubdtype(indices.dtype, jnp.integer):
+        raise ValueError(f"rows should be whole numbers, [num], and are {indices.dtype} of shape {indices.shape}")
+    return len(indices)
+
+
+def check_numbers(steps: Any, shift: Any) -> None:
+    """Raises ValueError for less than one step, and for a shift that is none."""
+    check_whole(steps, "steps")
+    if not 0 < shift < math.inf:
+        raise ValueError(f"shift = {shift} should be above 0")
+
+
+def check_whole(number: Any, name: str) -> int:
+    """The number. Raises ValueError unless it is whole, and at least 1."""
+    if not isinstance(number, int | np.integer) or isinstance(number, bool):
+        raise ValueError(f"{name} = {number!r} should be a whole number")
+    if number < 1:
+        raise ValueError(f"{name} = {number} should be at least 1")
+    return int(number)
+
+
+def check_several(names: Iterable[str], what: str) -> tuple[str, ...]:
+    """The names. Raises ValueError for a single one that is not in brackets, whose letters would be names."""
+    if isinstance(names, str):
+        raise ValueError(f"{what} = {names!r} should be several names, such as [{names!r}]")
+    return tuple(names)
 
 
 def in_sequence(draw: Callable[[Arrays, Iterable[str] | None], Arrays], given: Arrays, first: Iterable[str]) -> Arrays:

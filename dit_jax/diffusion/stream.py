@@ -1,7 +1,10 @@
 """A stream is one named part of a sample, such as an image or its label; a sample is a dict of them."""
 
+from __future__ import annotations
+
 import dataclasses
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -13,6 +16,7 @@ from dit_jax.diffusion.keys import fold, stream_id
 from dit_jax.diffusion.levels import Quantile
 from dit_jax.diffusion.masked import Reveal
 from dit_jax.diffusion.process import Process
+from dit_jax.names import check_names, closest
 
 Arrays = dict[str, Array]  # of each stream, [B, *shape]: clean or noised values, or predictions
 Levels = dict[str, Array]  # of each stream, the noise level t in [0, 1]: [B], or [B, G] for one in groups
@@ -62,7 +66,8 @@ class Stream:
     prediction; None for a stream that is only ever given. groups: into how many parts with levels of their own the
     first axis divides, as a clip does into frames. past_of: of a past, the stream that it is a clean copy of.
     duration_of: of a duration, the stream whose length it is. codec_id: of latents, the sha256 of their VAE; of a
-    byte-pair encoding, its merges. view: how people and judges meet it.
+    byte-pair encoding, its merges. most: the largest magnitude that data have, with some room, and unit: how they are
+    scaled, for errors about values beyond. view: how people and judges meet it.
     """
 
     shape: tuple[int, ...]
@@ -75,6 +80,8 @@ class Stream:
     past_of: str = ""
     duration_of: str = ""
     codec_id: str = ""
+    most: float = math.inf
+    unit: str = ""
     view: View = View()
 
     @property
@@ -99,9 +106,35 @@ def in_data(streams: Streams) -> Streams:
     return {name: s for name, s in streams.items() if s.process.in_data and not s.past_of}
 
 
-def check_values(streams: Streams, x: dict[str, Any], what: str, masks: bool = False) -> None:
-    """Raises ValueError for values in x that no data can have, such as tokens that do not exist. masks: whether hidden
-    ones may be among them. Arrays that are being traced are not looked into."""
+def check_arrays(
+    streams: Streams, x: Mapping[str, Any], what: str, count: int | None = None, needed: Iterable[str] = ()
+) -> None:
+    """Raises ValueError unless x is {name: [B, *shape]} of the streams' shapes and types, with all that are needed.
+    count: B, or None for that of the first. Nothing is computed: arrays may be traced."""
+    if not isinstance(x, Mapping):
+        raise ValueError(f"{what} should be a dict, {{stream: array}}, and is a {type(x).__name__}")
+    if missing := [name for name in needed if name not in x]:
+        close = closest(missing[0], x.keys() - streams.keys())
+        hint = f"did you mean it by {close!r}?" if close else f"it has {', '.join(x) or 'nothing'}"
+        raise ValueError(f"{what} has no {missing[0]!r}; {hint}")
+    check_names(x, streams, f"{what}: the stream")
+    for name, value in x.items():
+        stream, array = streams[name], value if hasattr(value, "dtype") else np.asarray(value)
+        if not array.shape or array.shape[1:] != stream.shape:
+            wanted = ", ".join(["B", *map(str, stream.shape)])
+            raise ValueError(f"{what}: {name} has the shape {array.shape}, and should have [{wanted}], of B examples")
+        count = len(array) if count is None else count
+        if len(array) != count:
+            raise ValueError(f"{what}: {name} has {len(array)} examples, and should have {count}, one for each sample")
+        kind = jnp.integer if jnp.issubdtype(stream.process.dtype, jnp.integer) else jnp.floating
+        if not jnp.issubdtype(array.dtype, kind):
+            wanted = np.dtype(stream.process.dtype).name
+            raise ValueError(f"{what}: {name} is {array.dtype}, and should be {wanted}{_unit(stream)}")
+
+
+def check_values(streams: Streams, x: Mapping[str, Any], what: str, masks: bool = False) -> None:
+    """Raises ValueError for values in x that no data can have, such as tokens that do not exist, and pixels in 0 ...
+    255. masks: whether hidden ones may be among them, and noise. Arrays that are being traced are not looked into."""
     for name, stream in streams.items():
         if name not in x or isinstance(x[name], jax.core.Tracer):
             continue
@@ -109,6 +142,35 @@ def check_values(streams: Streams, x: dict[str, Any], what: str, masks: bool = F
             stream.process.check(x[name], masks)
         except ValueError as error:
             raise ValueError(f"{what}: {name} {error}") from None
+        values = np.asarray(x[name])
+        if not masks and stream.most < math.inf and (largest := np.abs(values).max(initial=0)) > stream.most:
+            raise ValueError(f"{what}: {name} holds values up to {largest:.4g}{_unit(stream)}")
+
+
+def check_inputs(streams: Streams, x: Mapping[str, Any], t: Mapping[str, Any]) -> None:
+    """Raises ValueError for what no denoiser of these streams takes: x should be {name: [B, *shape]} of all of them,
+    and t {name: [B] or [B, G]} in [0, 1] of those that have tokens."""
+    check_arrays(streams, x, "x", needed=streams)
+    check_values({name: s for name, s in streams.items() if s.process.vocabulary is not None}, x, "x", masks=True)
+    count = len(next(iter(x.values())))
+    check_names(t, streams, "t: the stream")
+    for name, stream in streams.items():
+        if name not in t:
+            if stream.positions is None:  # nothing asks for its level
+                continue
+            raise ValueError(f"t has no {name!r}; it has {', '.join(t) or 'nothing'}")
+        shape, tokens = np.shape(t[name]), 1 if stream.positions is None else len(stream.positions)
+        if shape[:1] != (count,) or len(shape) > 2 or tokens % max(math.prod(shape[1:]), 1):
+            wanted = f"({count},)" if stream.groups == 1 else f"({count},) or ({count}, {stream.groups})"
+            raise ValueError(f"t: {name} has the shape {shape}, and should have {wanted}: a level of each example")
+        if not isinstance(t[name], jax.core.Tracer):
+            levels = np.ravel(t[name])
+            if len(wrong := levels[~((levels >= 0) & (levels <= 1))]):
+                raise ValueError(f"t: {name} holds {wrong[0]}, and levels are 0 ... 1: 0 is data, 1 is noise")
+
+
+def _unit(stream: Stream) -> str:
+    return f": {stream.unit}" if stream.unit else ""
 
 
 def corrupt(streams: Streams, keys: Array, batch: Arrays, t: Levels) -> tuple[Arrays, Arrays]:

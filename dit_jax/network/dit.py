@@ -18,7 +18,7 @@ import numpy as np
 from jax import Array
 
 from dit_jax.diffusion.schedules import align
-from dit_jax.diffusion.stream import Streams, drawable, valid_mask
+from dit_jax.diffusion.stream import Arrays, Levels, Streams, check_inputs, drawable, valid_mask
 from dit_jax.names import ConfigError
 from dit_jax.network import layout
 from dit_jax.network.layers import (
@@ -146,7 +146,8 @@ class DiT(nn.Module):
     (factorised). experts: the same weights for all tokens, or for those of each stream their own.
 
     Raises ConfigError for a name that does not exist, for a number out of range, and for heads that do not divide the
-    width; ValueError for streams that factorised attention does not suit.
+    width; ValueError for streams that factorised attention does not suit, and when it is applied, while it is traced,
+    for x and t of other names, shapes and types.
     """
 
     streams: Streams
@@ -206,7 +207,8 @@ class DiT(nn.Module):
         return predictions, changed["cache"]
 
     @nn.compact
-    def __call__(self, x: dict[str, Array], t: dict[str, Array], target: Target | None = None) -> dict[str, Array]:
+    def __call__(self, x: Arrays, t: Levels, target: Target | None = None) -> Arrays:
+        check_inputs(self.streams, x, t)
         if self.is_initializing():
             self.uncertainty(t)
         embedded = {

@@ -1,6 +1,9 @@
 """Sound: a waveform along time, in patches, without a codec (as in WavTTS, arXiv 2606.03455)."""
 
+from __future__ import annotations
+
 import functools
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -47,6 +50,8 @@ def audio(
         positions=positions(grid, (TIME,)),
         embed=lambda width, dtype, name: PatchEmbed((patch,), width, dtype, there, name=name),
         head=lambda width, dtype, name: PatchHead((length, outputs), (patch,), dtype, back, name=name),
+        most=max(10.0, math.sqrt(length)),  # a click, which is all that a clip of variance 1 can hold
+        unit="a clip has mean 0 and variance 1, (x - x.mean()) / x.std()",
         view=View(
             read=lambda text: read(text, length, rate),
             show=show,

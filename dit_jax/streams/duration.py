@@ -1,5 +1,7 @@
 """Padding: the duration of a clip, after which its tokens are masked in attention and predicted to be silent."""
 
+from __future__ import annotations
+
 import flax.linen as nn
 import numpy as np
 from jax import Array

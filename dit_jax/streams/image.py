@@ -1,5 +1,8 @@
 """Images and image-like latents: rows and columns of channels."""
 
+from __future__ import annotations
+
+import math
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -15,10 +18,14 @@ from dit_jax.media.image import MODES, colour, read, to_uint8
 from dit_jax.network.tokens import COLUMN, ROW, grid_shape, patchify, positions, unpatchify
 from dit_jax.schema import Range, called, checks
 
+# Of pixels, the largest magnitude that data may have: standardised ones are below it, and bytes are not.
+MOST = 10.0
+PIXELS = "pixels are in -1 ... 1, which bytes are as x / 127.5 - 1"
+
 
 @checks
 def image(
-    shape: tuple[int, int, int],
+    shape: Annotated[tuple[int, int, int], "height, width, channels"],
     patch: Annotated[int, Range(at_least=1)] = 2,
     process: Gaussian | str = "gaussian()",
     levels: Quantile | str = "logit_normal(mean=0.8, std=0.8)",
@@ -43,6 +50,8 @@ def image(
         embed=lambda width, dtype, name: PatchEmbed((patch, patch), width, dtype, name=name),
         head=lambda width, dtype, name: PatchHead(predicted, (patch, patch), dtype, name=name),
         codec_id=codec,
+        most=math.inf if codec else MOST,
+        unit="" if codec else PIXELS,
         view=View(
             read=(lambda text: read(text, tuple(shape), background)) if shape[-1] in MODES else None,
             background=colour(background),

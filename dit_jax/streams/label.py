@@ -3,6 +3,8 @@
 Its mask is DiT's null class, and training with it masked one time in ten is DiT's label dropout.
 """
 
+from __future__ import annotations
+
 from typing import Annotated
 
 import flax.linen as nn

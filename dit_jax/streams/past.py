@@ -4,12 +4,16 @@ p(x) = prod_b p(x_b | x_<b), each factor by diffusion: block diffusion (BD3-LM, 
 One group is plain diffusion, and groups of one token are an autoregressive model.
 """
 
+from __future__ import annotations
+
 import dataclasses
 
 from dit_jax.diffusion.levels import dropout
 from dit_jax.diffusion.stream import Stream, View
+from dit_jax.schema import checks
 
 
+@checks
 def past(stream: Stream, of: str = "text") -> Stream:
     """A clean copy of `stream`, whose name is `of`: group b of the stream sees groups < b of its past, and of its own
     tokens those of group b only; group b of the past sees groups <= b of the past."""

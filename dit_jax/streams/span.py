@@ -1,5 +1,7 @@
 """The interval t - r of MeanFlow, a condition: how far a step of the sampler goes."""
 
+from __future__ import annotations
+
 import flax.linen as nn
 from jax import Array
 

@@ -1,5 +1,7 @@
 """Text: bytes, or tokens of a byte-pair encoding, masked one by one."""
 
+from __future__ import annotations
+
 import codecs
 import re
 from collections.abc import Sequence

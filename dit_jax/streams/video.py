@@ -1,5 +1,9 @@
 """Video: frames of rows and columns of channels. A clip of one frame is an image, to the last bit."""
 
+from __future__ import annotations
+
+from typing import Annotated
+
 import numpy as np
 from einops import rearrange
 
@@ -10,13 +14,14 @@ from dit_jax.diffusion.stream import Stream, View
 from dit_jax.media import clip
 from dit_jax.media.image import MODES, colour, to_uint8
 from dit_jax.network.tokens import COLUMN, ROW, TIME, grid_shape, positions
-from dit_jax.schema import called
-from dit_jax.streams.image import PatchEmbed, PatchHead
+from dit_jax.schema import called, checks
+from dit_jax.streams.image import MOST, PIXELS, PatchEmbed, PatchHead
 
 
+@checks
 def video(
-    shape: tuple[int, int, int, int],
-    patch: tuple[int, int, int] = (1, 4, 4),
+    shape: Annotated[tuple[int, int, int, int], "frames, height, width, channels"],
+    patch: Annotated[tuple[int, int, int], "frames, rows, columns"] = (1, 4, 4),
     process: Gaussian | str = "gaussian()",
     levels: Quantile | str = "logit_normal(mean=0.8, std=0.8)",
     background: str = "white",
@@ -37,6 +42,8 @@ def video(
         embed=lambda width, dtype, name: PatchEmbed(patch, width, dtype, name=name),
         head=lambda width, dtype, name: PatchHead(predicted, patch, dtype, name=name),
         groups=grid[0],
+        most=MOST,
+        unit=PIXELS,
         view=View(
             read=(lambda text: clip.read(text, tuple(shape), background)) if shape[-1] in MODES else None,
             background=colour(background),
