@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,9 @@ from dit_jax.diffusion.joint_levels import JOINT_LEVELS
 from dit_jax.diffusion.keys import domain
 from dit_jax.diffusion.objective import OBJECTIVES
 from dit_jax.diffusion.stream import in_data
+from dit_jax.network.dit import parameter_shapes
 from dit_jax.network.layout import token_counts
-from dit_jax.parallel.mesh import check_division, make_mesh
+from dit_jax.parallel.mesh import AnyMesh, check_division, make_mesh
 from dit_jax.parallel.modes import MODES, Mode
 from dit_jax.progress import progress
 from dit_jax.run import Run
@@ -130,7 +131,7 @@ def begin(run: Run, mode: Mode, saver: Saver, workdir: Path, data: dict | None, 
     else:
         step = saved = int(state.step)
         print(f"resuming from step {step} of {workdir}")
-    update = mode.compile(_step(run, root, mode))
+    update = mode.compile(make_update(run, root, mode))
     about = {"config": run.config, "data": data, "keys_apart": apart}
     return Training(run, mode, saver, workdir, about, update, step, position, mode.adopt(state), saved)
 
@@ -252,7 +253,7 @@ def _named(step: int | None) -> str:
     return "none" if step is None else f"step {step}"
 
 
-def _step(run: Run, root: jax.Array, mode: Mode) -> Step:
+def make_update(run: Run, root: jax.Array, mode: Mode) -> Step:
     """The update of a run: everything in it that the config decides."""
     return make_step(
         run.model.apply,
@@ -266,7 +267,7 @@ def _step(run: Run, root: jax.Array, mode: Mode) -> Step:
         uncertainty=lambda params, t: run.model.apply(params, t, method="uncertainty"),
         accumulation=run.train.accumulation,
         spike=run.train.spike,
-        trainable=trainable(run.train.freeze, jax.eval_shape(run.model.init, jax.random.key(0))),
+        trainable=trainable(run.train.freeze, parameter_shapes(run.model)),
         axis=mode.axis,
     )
 
@@ -281,11 +282,17 @@ def training_keys(seed: int, apart: bool = True) -> tuple[jax.Array, jax.Array]:
     return init_key, root
 
 
-def placement(run: Run) -> tuple[jax.sharding.Mesh, Mode]:
-    """The mesh of a run and its mode, on the devices there are."""
-    parallel = run.parallel
-    mesh = make_mesh(parallel.data, parallel.fsdp, parallel.context, parallel.tensor)
-    mode = MODES[parallel.mode](mesh)
+def placement(run: Run, devices: Sequence[jax.Device] | None = None) -> tuple[jax.sharding.Mesh, Mode]:
+    """The mesh of a run and its mode, on the devices there are, or on others. Raises ValueError, naming the option, for
+    a mesh that does not suit the run."""
+    mesh = make_mesh(**run.parallel.axes(), devices=devices)
+    check_mesh(run, mesh)
+    return mesh, MODES[run.parallel.mode](mesh)
+
+
+def check_mesh(run: Run, mesh: AnyMesh) -> None:
+    """Raises ValueError, naming the option, for a mesh that does not suit a run, and says what stays whole in it."""
+    mode = MODES[run.parallel.mode](mesh)
     parts = mode.parts * run.train.accumulation
     if run.data.batch_size % parts:
         raise ValueError(
@@ -296,15 +303,14 @@ def placement(run: Run) -> tuple[jax.sharding.Mesh, Mode]:
     for axis, name, size in (("tensor", "model.heads", run.model.heads), ("context", "the number of tokens", tokens)):
         if size % mesh.shape[axis]:
             raise ValueError(f"parallel.{axis} = {mesh.shape[axis]} does not divide {name} = {size}")
-    for axis, share in check_division(jax.eval_shape(run.model.init, jax.random.key(0)), mesh).items():
+    for axis, share in check_division(parameter_shapes(run.model), mesh).items():
         if share:
             print(f"parallel.{axis} = {mesh.shape[axis]}: {share:.1%} of the parameters stay whole on each device")
-    return mesh, mode
 
 
 def described(run: Run, examples: int, mesh: jax.sharding.Mesh, operations: int) -> str:
     """The first line of a run: its data, network and devices, and the operations of an update."""
-    shapes = jax.eval_shape(run.model.init, jax.random.key(0))
+    shapes = parameter_shapes(run.model)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(shapes))
     label = run.streams.get("label")
     classes = "" if label is None else f", {label.process.vocabulary:,} classes"
@@ -328,7 +334,7 @@ def flops(run: Run) -> int:
         name: jax.ShapeDtypeStruct((n, *stream.shape), stream.process.dtype) for name, stream in run.streams.items()
     }
     levels = {name: jax.ShapeDtypeStruct((n,), jnp.float32) for name in shapes}
-    return 3 * matmul_flops(run.model.apply, jax.eval_shape(run.model.init, jax.random.key(0)), shapes, levels)
+    return 3 * matmul_flops(run.model.apply, parameter_shapes(run.model), shapes, levels)
 
 
 def peak(mesh: jax.sharding.Mesh) -> float | None:
