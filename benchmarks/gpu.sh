@@ -15,7 +15,7 @@ part() { # name, seconds, command
     tail -n 12 "$out/$name.txt"
 }
 
-xl2=(python train.py --config=configs/imagenet256.py:sit_xl2 --config.train.steps=40 --config.train.log_every=10)
+xl2=(python train.py --config=configs/imagenet256.py:sit_xl2 --config.train.steps=40 --config.train.log_every=10 --config.sample.every=0)
 
 # What unrolling is worth now that it does not switch rematerialisation off.
 part attention_kernel 150 python benchmarks/attention_kernel.py
@@ -23,7 +23,8 @@ part xl2_loop 70 "${xl2[@]}" --workdir="$out/xl2_loop"
 part xl2_unrolled 90 "${xl2[@]}" --workdir="$out/xl2_unrolled" --config.model.unroll=28
 # Is a resume on a GPU bitwise? Two runs of 6 updates, one of them stopped at 3: their last losses are the same, or not.
 part resume 50 bash -c '
-    for steps in 3 6; do python train.py --workdir="$0/stopped" --config.train.steps=$steps --config.train.log_every=1; done
-    python train.py --workdir="$0/straight" --config.train.steps=6 --config.train.log_every=1
+    train() { python train.py --config.train.log_every=1 --config.sample.every=0 "$@"; }
+    for steps in 3 6; do train --workdir="$0/stopped" --config.train.steps=$steps; done
+    train --workdir="$0/straight" --config.train.steps=6
     for run in stopped straight; do grep -o "\"loss\": [^,]*" "$0/$run/metrics.jsonl" | tail -n 3; done' "$out"
 part vs_diffusers 110 python benchmarks/vs_diffusers.py

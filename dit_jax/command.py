@@ -10,11 +10,13 @@ import inspect
 import sys
 import traceback
 import typing
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from absl import flags, logging
+from PIL import Image
 
 from dit_jax.schema import EACH, notes, parameters, plain
 
@@ -29,6 +31,7 @@ def run_command(main: Callable[..., None], defaults: Sequence[str] = (), rewrite
     that this package raises itself; one that comes from below it is a bug, and keeps its traceback.
     """
     logging.set_verbosity(logging.WARNING)
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # media/image.py refuses what it is about
     try:
         main(**parse(main, sys.argv[1:], defaults, rewrite))
     except (ValueError, OSError) as error:

@@ -87,7 +87,7 @@ def load(name: str) -> ml_collections.ConfigDict:
 
 def define_flag(holder: flags.FlagValues, words: Sequence[str]) -> flags.FlagHolder:
     """--config=FILE[:VARIANT], with --config.section.key=value among the words of the command line."""
-    about = "a config by name, such as digits, or its file; --config=NAME:VARIANT where there are some"
+    about = f"a config by name, or its file: {', '.join(shipped())}; --config=NAME:VARIANT where there are some"
     return config_flags.DEFINE_config_file("config", None, about, flag_values=holder, sys_argv=["", *words])
 
 
@@ -98,14 +98,18 @@ def with_paths(arguments: Sequence[str]) -> list[str]:
     for argument in arguments:
         name, colon, variant = argument.removeprefix(flag).partition(":")
         is_name = argument.startswith(flag) and name and "/" not in name and not name.endswith(".py")
-        found.append(f"{flag}{_shipped(name)}{colon}{variant}" if is_name else argument)
+        found.append(f"{flag}{_file_of(name)}{colon}{variant}" if is_name else argument)
     return found
 
 
-def _shipped(name: str) -> Path:
-    names = [file.stem for file in SHIPPED.glob("[a-z]*.py")]
-    if name not in names:
-        raise ConfigError(f"--config={name} is no config that comes with the package; {nearest(name, names)}")
+def shipped() -> list[str]:
+    """The names of the configs that come with the package."""
+    return sorted(file.stem for file in SHIPPED.glob("[a-z]*.py"))
+
+
+def _file_of(name: str) -> Path:
+    if name not in shipped():
+        raise ConfigError(f"--config={name} is no config that comes with the package; {nearest(name, shipped())}")
     return SHIPPED / f"{name}.py"
 
 

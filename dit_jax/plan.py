@@ -26,7 +26,7 @@ from dit_jax.planning.estimate import abstract_mesh, estimate
 from dit_jax.planning.roofline import Bound, Work, bound, mfu
 from dit_jax.run import Run
 from dit_jax.schema import Range, checked
-from dit_jax.training.loop import check_mesh
+from dit_jax.training.placement import checked_mesh
 
 SHOWN = 10  # rows of a sweep
 
@@ -77,7 +77,7 @@ def main(
 def counted(run: Run, chips: Topology) -> Plan:
     """A plan without compiling. Raises ValueError for a mesh that does not suit the run."""
     mesh = abstract_mesh(run, chips.count)
-    check_mesh(run, mesh)
+    checked_mesh(run, mesh)
     work = estimate(run, mesh)
     return Plan(run, mesh, chips, work, work.state + work.temporaries, bound(work, chips, mesh.shape))
 

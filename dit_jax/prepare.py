@@ -28,8 +28,6 @@ from dit_jax.parallel.mesh import AXES, BATCH
 from dit_jax.pretrained.vae import fingerprint, load
 from dit_jax.progress import progress
 
-REPORT = 10  # seconds from one report of the rate to the next
-
 
 def main(
     name: str,
@@ -93,13 +91,10 @@ def encode_folder(
     encode = compile_encoder(model, params, (batch, size, size, 3))
     counts = latents.write(directory, split, folder, encode, batch, part=(process, processes))
     there, start = next(counts), time.perf_counter()
-    due, done = start + REPORT, there
+    done = there
     with progress(sum(latents.lengths(len(folder))[process::processes]), there, "encoding") as show:
         for done in counts:
             show(done)
-            if (now := time.perf_counter()) > due:
-                show(done, **{"img/s": (done - there) / (now - start)})
-                due = now + REPORT
     print(f"encoded {done - there:,} images, {(done - there) / (time.perf_counter() - start):.3g} img/s")
 
     multihost_utils.sync_global_devices("all shards are there")

@@ -27,7 +27,8 @@ def restore_run(workdir: str, fsdp: int = 1, step: int = -1) -> tuple[Run, Any, 
     def read(checkpoint: Checkpoint) -> tuple[Run, Any, Mesh]:
         config = checkpoint.meta["config"]
         drawing = {name: section for name, section in config.items() if name not in TRAINING}
-        run = dataclasses.replace(build(drawing), config=config)
+        step = None if "source" in checkpoint.meta else checkpoint.meta["step"]  # published weights have none
+        run = dataclasses.replace(build(drawing), config=config, step=step)
         abstract = jit_mode(mesh).abstract(run.model.init)
         check_division(abstract, mesh)
         return run, read_arrays(checkpoint, {"ema": abstract})["ema"], mesh

@@ -106,7 +106,8 @@ class SampleOptions:
     given: Annotated[
         tuple[str, ...],
         EACH,
-        "STREAM=VALUE: label=all, label=none (the null class), image=FILE, text=In*, clip=FILE:prefix=2",
+        "STREAM=VALUE: label=all, label=none (the null class), image=FILE, text=In*, text=@FILE, clip=FILE:prefix=2; "
+        r"a backslash takes a sign as it is: \* anywhere in a text, \@ in front, \:prefix=",
     ] = ()
     guidance: Annotated[float | str, "scale, 1 for none; or one for each given stream: name=2,image=1.5"] = 1.0
     interval: Annotated[tuple[float, float], "LOW,HIGH: the noise levels at which guidance acts"] = (0.0, 1.0)
@@ -177,7 +178,8 @@ class SampleOptions:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Run:
-    """All of it. `config` is the plain dict that it was built from, as checkpoints keep it."""
+    """All of it. config: the plain dict that it was built from, as checkpoints keep it. step: the updates that its
+    weights have had; None where there are no weights yet, or they come from elsewhere."""
 
     config: dict
     streams: Streams
@@ -188,3 +190,4 @@ class Run:
     checkpoint: CheckpointOptions
     parallel: ParallelOptions
     sample: SampleOptions
+    step: int | None = None

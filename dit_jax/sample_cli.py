@@ -1,13 +1,19 @@
-"""Sample: python -m dit_jax.sample --workdir=runs/digits --num=64 --given=label=3 --guidance=1.5 --out=samples
+r"""Sample: python -m dit_jax.sample --workdir=runs/digits --num=64 --given=label=3 --guidance=1.5 --out=samples
 
 Writes OUT/samples.png and OUT/samples.npz: the arrays, the pictures as `arr_0` (uint8 [num, height, width, 3], which is
 what the ADM evaluation suite reads), and the protocol that drew them; what is heard, read or moves as files of its own,
-OUT/STREAM/0.wav and so on. What is not said on the command line is as the run's `sample` section says.
+OUT/STREAM/0.wav and so on. The first texts are printed. What is not said on the command line is as the run's `sample`
+section says.
 
 Samples are written as they are drawn: a command that was killed, or stopped by Ctrl-C or a full disk, goes on when it
 is repeated, also with a larger --num or another --batch. OUT/protocol.json has all else that decides them; with another
 protocol --out is refused, unless --overwrite. Several processes, each with devices of its own and the same --out, draw
 a part each: --part=0,4 and so on; process 0 merges all.
+
+--given=image=a.png,b.png are two files, which samples take in turn; so it is with clips and sounds. A name that exists
+is taken whole, with its commas. --given=text=In* is a text with a gap, *, and --given=text=@FILE is what a file says,
+without a byte-order mark and one newline at the end. A backslash takes these signs as they are: \* anywhere in a text,
+\@ in front of one, and \:prefix= in any value.
 
 --given=label=none is the null class, which classifier-free guidance calls unconditional: the stream is absent. It mixes
 with others, as in label=3,none. --given= draws without what the run's `sample` section gives.
@@ -37,12 +43,14 @@ from dit_jax.run import Run, SampleOptions
 from dit_jax.sampling.draw import Network, check_drawn, draw
 from dit_jax.sampling.files import write_pictures, write_samples
 from dit_jax.sampling.interpolate import check_interpolation, interpolation_noise
-from dit_jax.sampling.plan import Plan, make_plan
+from dit_jax.sampling.plan import Plan, check_all_given, make_plan
 from dit_jax.sampling.protocol import check_writable, claim, digest
-from dit_jax.sampling.shards import merge, missing
+from dit_jax.sampling.shards import first_samples, merge, missing
+from dit_jax.sampling.sheet import texts, title_of
 
 # Options that decide nothing of sample i: where it is drawn, how many others are, and what training does.
 FREE = ("every", "num", "batch")
+PRINTED = 4  # samples whose text is printed
 
 Sample = dict[str, np.ndarray]
 
@@ -70,9 +78,10 @@ def main(
         weak = other.model, others
 
     plan = make_plan(run.streams, how)
+    check_all_given(run.streams, plan)
     if interpolate:
         check_interpolation(run.streams, how, interpolate, plan.given)
-    said = {"workdir": workdir, "vae": vae or None, "interpolate": interpolate or None}
+    said = {"workdir": workdir, "step": run.step, "vae": vae or None, "interpolate": interpolate or None}
     claim(folder, said | deciding(how, plan, params, weak, bool(interpolate)), run.streams, how.num, overwrite, index)
 
     def batches(rows: list[range]) -> Iterator[tuple[int, Sample]]:
@@ -96,8 +105,10 @@ def main(
             wait_for(folder, how.num)
         about = said | dataclasses.asdict(how) | {"guidance": how.scale()}
         whole = merge(folder, how.num, {"seed": how.seed, "protocol": json.dumps(about)})
-        written = write_pictures(whole, run.streams, is_path=bool(interpolate))
+        written = write_pictures(whole, run.streams, bool(interpolate), title_of(workdir, run.step, how))
         print(f"{number} {rate}: {written}")
+        for text in texts(run.streams, first_samples(whole, PRINTED), plan.order.could_be_drawn):
+            print(text)
 
 
 @contextlib.contextmanager
@@ -118,6 +129,8 @@ def write_missing(
     left = missing(folder, own)
     done = there = len(own) - sum(map(len, left))
     with progress(len(own), there, "sampling") as show:
+        if left:
+            show(done, doing="compiling")
         for first, batch in batches(left):
             write_samples(folder, run.streams, batch, first)
             done += len(next(iter(batch.values())))

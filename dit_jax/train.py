@@ -1,6 +1,16 @@
 """Train: python -m dit_jax.train --config=digits --workdir=runs/digits [--config.train.steps=2000 ...]
 
 The same command again goes on from the newest checkpoint. In a checkout, train.py is the same.
+
+--config.SECTION.KEY=VALUE changes one entry of the config, which is digits where none is named. --dry_run prints all
+sections with all keys, and trains nothing. What a key means is said where it is read: streams.NAME in dit_jax/streams,
+model in dit_jax/network/dit.py, optimizer in dit_jax/training/optimizer.py, data, train, checkpoint, parallel and
+sample in dit_jax/run.py.
+
+    python -m dit_jax.train --config=digits --dry_run
+    python -m dit_jax.train --config=digits --workdir=runs/wide --config.model.width=192 --config.train.steps=3000
+    python -m dit_jax.train --config=fashion_mnist --workdir=runs/mine --config.data.name=/path/to/images \\
+        --config.streams.image.shape='(32, 32, 3)' --config.streams.label.classes=10
 """
 
 import json
@@ -17,7 +27,8 @@ from dit_jax.diffusion.gaussian import velocity
 from dit_jax.pretrained import weights
 from dit_jax.restore import restore_run
 from dit_jax.run import Run
-from dit_jax.training.loop import placement, train
+from dit_jax.training.loop import train
+from dit_jax.training.placement import placement
 
 
 def main(
@@ -45,7 +56,8 @@ def initial_weights(run: Run) -> Any:
         return restore_run(source)[1]
     process: Any = run.streams["image"].process if "image" in run.streams else None
     kind = "sit" if process is not None and process.predicts(velocity) else "dit"
-    return published(weights.find(source), kind, run.model.heads, "float32")[1]
+    side = run.streams["image"].shape[0] if "image" in run.streams else None
+    return published(weights.find(source), kind, heads=run.model.heads, side=side)[1]
 
 
 def command() -> None:

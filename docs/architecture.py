@@ -73,7 +73,7 @@ SAYS = {
     "duration": "where it ends",
     "span": "length of a step",
 }
-assert EXAMPLES.keys() == STREAMS.keys() == SAYS.keys()
+assert EXAMPLES.keys() == STREAMS.keys() == SAYS.keys(), "a stream that is new has a row in EXAMPLES and in SAYS"
 
 INK, GREY, LINE = "#1f2733", "#6b7686", "#c3cad4"
 COLOURS: dict[type[Process], tuple[str, str]] = {
@@ -169,7 +169,7 @@ def streams(page: Canvas):
     page.panel(14, 14, 132, 418, "streams", "streams")
     for i, (name, stream) in enumerate(EXAMPLES.items()):
         fill, edge = colours(stream.process)
-        y = 44 + 44.5 * i
+        y = 44 + min(44.5, 386 / len(EXAMPLES)) * i
         page.box(24, y, 112, 38, fill=fill, edge=edge, radius=6)
         page.text(80, y + 12, name, size=9, ha="center", fontweight="bold")
         page.text(80, y + 27, SAYS[name], size=7.5, colour=GREY, ha="center")

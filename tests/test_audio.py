@@ -4,7 +4,9 @@ of the split."""
 import functools
 import itertools
 import re
+import struct
 import sys
+import warnings
 from pathlib import Path
 
 import jax
@@ -156,6 +158,137 @@ def test_what_cannot_be_a_clip_is_an_error_that_names_it(tmp_path):
         with pytest.raises(kind, match=says) as caught:
             read(str(tmp_path / f"{name}.wav"), 1000, RATE)
         assert f"{name}.wav" in str(caught.value)
+
+
+def riff(layout, samples, size=None, before=b"", after=b"", order="<", whole=None):
+    """A WAV file by hand: its fmt chunk, the bytes of its samples, the size that it says they have, and chunks around
+    them; whole: the size that it says it has itself."""
+    size = len(samples) if size is None else size
+    body = b"WAVE" + before + b"fmt " + struct.pack(f"{order}I", len(layout)) + layout
+    body += b"data" + struct.pack(f"{order}I", size) + samples + after
+    kind = {"<": b"RIFF", ">": b"RIFX"}[order]
+    return kind + struct.pack(f"{order}I", len(body) if whole is None else whole) + body
+
+
+def layout(kind, bits, channels=1, rate=RATE, order="<"):
+    """A fmt chunk: 1 is PCM, 3 floats, 7 mu-law."""
+    each = channels * bits // 8
+    return struct.pack(f"{order}HHIIHH", kind, channels, rate, rate * each, each, bits)
+
+
+def pcm(x, bits):
+    """Samples in [-1, 1] as little-endian integers of so many bits."""
+    return b"".join(struct.pack("<q", round(float(v) * (2 ** (bits - 1) - 1)))[: bits // 8] for v in x)
+
+
+TONE = 0.5 * np.sin(2 * np.pi * 440 * np.arange(1000) / RATE)
+GUID = b"\0\0\0\0\x10\0\x80\0\0\xaa\0\x38\x9b\x71"
+EXTENSIBLE = layout(0xFFFE, 24) + struct.pack("<HHI", 22, 24, 4) + b"\1\0" + GUID
+LIST = b"LIST" + struct.pack("<I", 5) + b"INFOx\0"  # of an odd length, and so padded
+SOUNDS = {
+    "8 bits": riff(layout(1, 8), (TONE * 127 + 128).round().astype(np.uint8).tobytes()),
+    "16 bits": riff(layout(1, 16), pcm(TONE, 16)),
+    "24 bits": riff(layout(1, 24), pcm(TONE, 24)),
+    "24 bits, extensible": riff(EXTENSIBLE, pcm(TONE, 24)),
+    "32 bits": riff(layout(1, 32), pcm(TONE, 32)),
+    "floats": riff(layout(3, 32), TONE.astype(np.float32).tobytes()),
+    "double floats": riff(layout(3, 64), TONE.tobytes()),
+    "floats as large as integers": riff(layout(3, 32), (32767 * TONE).astype(np.float32).tobytes()),
+    "big-endian": riff(layout(1, 16, order=">"), (TONE * 32767).astype(">i2").tobytes(), order=">"),
+    "two channels": riff(layout(1, 16, 2), pcm(np.stack([TONE, TONE / 2], 1).ravel(), 16)),
+    "one channel silent": riff(layout(1, 24, 2), pcm(np.stack([TONE, 0 * TONE], 1).ravel(), 24)),
+    "tags before and after": riff(layout(1, 16), pcm(TONE, 16), before=LIST, after=LIST),
+    "rubbish after": riff(layout(1, 16), pcm(TONE, 16), after=b"junk"),
+    "by ffmpeg to a pipe": riff(layout(1, 16), pcm(TONE, 16), 0xFFFFFFFF, whole=0xFFFFFFFF),
+    "by sox to a pipe": riff(layout(1, 16), pcm(TONE, 16), 0x7FFFF000, whole=0x7FFFF024),
+    "24 bits to a pipe, cut inside a sample": riff(layout(1, 24), pcm(TONE, 24) + b"\7", 0xFFFFFFFF),
+    "without a size of the file": riff(layout(1, 16), pcm(TONE, 16), whole=0),
+}
+
+
+@pytest.mark.parametrize("kind", SOUNDS)
+def test_every_kind_of_wav_that_people_have_is_the_same_clip(kind, tmp_path):
+    (tmp_path / "a.wav").write_bytes(SOUNDS[kind])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # nothing is printed of a file that is good
+        (found,) = read(str(tmp_path / "a.wav"), 1200, RATE)
+    np.testing.assert_allclose(found, standardised(TONE, 1200), atol=0.03 if kind == "8 bits" else 1e-3)
+
+
+def with_sample(value, at=100, dtype=np.float32):
+    samples = TONE.astype(dtype)
+    samples[at] = value
+    return riff(layout(3, 8 * samples.itemsize), samples.tobytes())
+
+
+WRONG = {
+    "nothing in it": (riff(layout(1, 16), b""), r"a\.wav: it has no sound: its samples are 0, and should be 2"),
+    "one sample": (riff(layout(1, 16), pcm([0.5], 16)), r"a\.wav: it has no sound: its samples are 1, and should be 2"),
+    "not a number": (with_sample(np.nan), r"a\.wav: sample 100 is not a number: cut it out, or set it to 0"),
+    "infinite": (with_sample(-np.inf, 7), r"a\.wav: sample 7 is infinite"),
+    "corrupt": (with_sample(1e29), r"a\.wav: sample 100 is 1e\+29, far above the rest, 0\.5: set it to 0"),
+    "corrupt and negative": (with_sample(-1e6, 0), r"a\.wav: sample 0 is 1e\+06, far above the rest, 0\.5"),
+    "corrupt double": (with_sample(1e300, 999, np.float64), r"a\.wav: sample 999 is 1e\+300, far above the rest, 0\.5"),
+    "silent": (riff(layout(1, 16), bytes(400)), r"a\.wav: it is silent"),
+    "silent bytes": (riff(layout(1, 8), b"\x80" * 400), r"a\.wav: it is silent"),
+    "constant": (riff(layout(3, 32), np.full(1200, 0.1, np.float32).tobytes()), r"a\.wav: it is silent: all of its"),
+    "constant and short": (riff(layout(1, 16), pcm(np.full(99, 0.1), 16)), r"a\.wav: it is silent: all of its"),
+    "channels that cancel": (
+        riff(layout(1, 16, 2), pcm(np.stack([TONE, -TONE], 1).ravel(), 16)),
+        r"a\.wav: its channels cancel, so that their mean is silent: take one of them, sox IN OUT remix 1",
+    ),
+    "too long": (
+        riff(layout(1, 16), pcm(np.tile(TONE, 2), 16)),
+        r"a\.wav lasts 0\.25 s, a clip 0\.15 s: sox IN OUT trim",
+    ),
+    "fast": (
+        riff(layout(1, 16, rate=44100), pcm(TONE, 16)),
+        r"a\.wav has 44100 samples a second, and should have 8000",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", WRONG)
+def test_samples_that_are_no_sound_are_an_error_that_names_the_file_and_the_sample(kind, tmp_path):
+    data, says = WRONG[kind]
+    (tmp_path / "a.wav").write_bytes(data)
+    with pytest.raises(ValueError, match=says):
+        read(str(tmp_path / "a.wav"), 1200, RATE)
+
+
+@pytest.mark.parametrize("loud", [[0, 1, 0, 0], [0, 0.9, 0, 0, 1e-6], [30000, 3, -3, 1, 2]])
+def test_a_click_that_the_range_allows_is_a_sound(loud, tmp_path):
+    """An impulse, and integers, however quiet the rest is: only floats can be far beyond their range."""
+    dtype = np.int16 if max(loud) > 1 else np.float32
+    wavfile.write(tmp_path / "a.wav", RATE, np.array(loud, dtype))
+    np.testing.assert_allclose(read_wav(tmp_path / "a.wav", RATE), loud, rtol=1e-6)
+
+
+BROKEN = {
+    "cut short": (SOUNDS["16 bits"][:1044], r"it ends after 0\.06 s of 0\.12 s"),
+    "cut inside a sample": (SOUNDS["24 bits"][:1600], r"it ends after 0\.06 s of 0\.12 s"),
+    "cut inside a frame of floats": (SOUNDS["floats"][:-1], r"it ends after 0\.12 s of 0\.12 s"),
+    "cut before its samples": (SOUNDS["16 bits"][:36], "it has no samples"),
+    "cut inside its layout": (SOUNDS["16 bits"][:30], "it has no samples"),
+    "mu-law": (riff(layout(7, 8), bytes(400)), "MULAW"),
+    "MP3": (
+        b"ID3\4\0\0\0\0\0\x0f" + bytes(15) + b"\xff\xfb\x90\x64" + bytes(413),
+        r"it begins with b'ID3.*no WAV file",
+    ),
+    "a page": (b"<!DOCTYPE html><html>429</html>", r"it begins with b'<!DOCTYPE ht', as no WAV file does"),
+    "an animation": (b"RIFF" + struct.pack("<I", 99) + b"WEBPVP8 " + bytes(91), "as no WAV file does"),
+    "nothing": (b"", "it begins with b''"),
+    "no channels": (riff(layout(1, 16)[:2] + b"\0\0" + layout(1, 16)[4:], pcm(TONE, 16)), ""),
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_a_file_that_is_no_whole_wav_is_one_sentence_with_a_fix(kind, tmp_path):
+    data, says = BROKEN[kind]
+    (tmp_path / "a.wav").write_bytes(data)
+    fix = r"; ffmpeg -i IN -c:a pcm_s16le OUT\.wav makes a WAV file of any sound"
+    with pytest.raises(OSError, match=rf"cannot read the WAV file .*a\.wav: .*{says}.*{fix}"):
+        read(str(tmp_path / "a.wav"), 1200, RATE)
 
 
 def test_a_sound_begins_10_ms_before_it_can_be_heard():

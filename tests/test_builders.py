@@ -1,6 +1,10 @@
 """Data sets are built by TFDS from their sources, once, and without a word."""
 
+import importlib
+
 import numpy as np
+import pytest
+import tensorflow_datasets as tfds
 
 from dit_jax.data import digits, joint_digits, sources
 from dit_jax.data.audio_digits import WORDS
@@ -15,6 +19,13 @@ def test_a_data_set_is_built_once_and_nothing_is_said(tmp_path, capfd):
     assert files and {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()} == files
     assert capfd.readouterr().out == ""
     assert sources.find("digits", tmp_path).info.splits["train"].num_examples == 899
+
+
+@pytest.mark.parametrize("name", sources.BUILDERS)
+def test_a_builder_is_called_as_its_row_is(name):
+    """Or what it has built would not be found."""
+    assert callable(importlib.import_module(sources.BUILDERS[name]).prepare)
+    assert tfds.builder_cls(name).name == name
 
 
 def test_rows_of_handwriting_are_dealt_out_to_the_splits_by_turns():

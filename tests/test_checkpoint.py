@@ -6,6 +6,7 @@ import logging
 import re
 import shutil
 import sys
+import threading
 import types
 
 import jax
@@ -17,7 +18,16 @@ import pytest
 from dit_jax.parallel.mesh import make_mesh
 from dit_jax.parallel.modes import jit_mode
 from dit_jax.training import saving
-from dit_jax.training.checkpoint import CheckpointError, digest, load, newest_good, read_arrays, restore, steps
+from dit_jax.training.checkpoint import (
+    CheckpointError,
+    DamagedError,
+    digest,
+    load,
+    newest_good,
+    read_arrays,
+    restore,
+    steps,
+)
 from dit_jax.training.orbax_noise import hush
 from dit_jax.training.saving import NotFiniteError, Saver, save_weights
 from dit_jax.training.step import make_init
@@ -401,6 +411,62 @@ def test_what_is_not_finite_is_passed_over_where_an_older_version_wrote_it(two, 
         saver.save(20, spoilt._replace(ema=jax.tree.map(lambda x: x * jnp.nan, spoilt.ema)), ABOUT)
     same(averages(workdir), made({}, 12).ema)
     assert re.search("/20 is damaged: ema/.* has values that are not finite; step 12 is used", capsys.readouterr().out)
+
+
+def test_saving_goes_on_in_the_background(tmp_path):
+    """`save` has returned long before the checkpoint is moved into place; its arrays may be gone by then."""
+    state, expected = made({}, 3), made({}, 3)
+    moved, held, thread = threading.Event(), threading.Event(), threading.current_thread()
+
+    def hold(event, arguments):
+        if event == "os.rename" and str(tmp_path) in str(arguments[0]) and threading.current_thread() is not thread:
+            held.set()
+            moved.wait(60)
+
+    sys.addaudithook(hold)
+    with Saver(tmp_path, 1) as saver:
+        saver.save(3, state, ABOUT)
+        jax.tree.map(lambda x: x.delete(), (state.params, state.ema, state.opt))
+        assert held.wait(60) and steps(tmp_path) == []
+        moved.set()
+    same(averages(tmp_path), expected.ema)
+
+
+@pytest.mark.parametrize("keep", [1, 2])
+def test_what_cannot_be_read_back_replaces_nothing(keep, tmp_path, monkeypatch, capsys):
+    """A disk that writes one value wrong: the checkpoint is set aside, those before it stay, and the next is tried."""
+    real = saving.check_on_host
+
+    def harmed(checkpoint):
+        if checkpoint.meta["step"] == 5:
+            for name in ("4", "5"):
+                assert (checkpoint.path.parent / name).exists()  # nothing is removed before it has been read
+            shutil.rmtree(checkpoint.path / "ema")
+            shutil.copytree(checkpoint.path.parent / "4" / "ema", checkpoint.path / "ema")
+        real(checkpoint)
+
+    monkeypatch.setattr(saving, "check_on_host", harmed)
+    with Saver(tmp_path, keep) as saver:
+        for step in (3, 4, 5):
+            saver.save(step, made({}, step), ABOUT)
+        saver.wait()
+        assert steps(tmp_path) == [3, 4][-keep:] and saver.newest == 4
+        printed = capsys.readouterr().out
+        assert re.search(r"the checkpoint of step 5 could not be written \(ema/\S+ is not what was written\)", printed)
+        assert "the newest is that of step 4; training goes on" in printed
+        saver.save(6, made({}, 6), ABOUT)
+    assert steps(tmp_path) == [4, 6][-keep:] and (tmp_path / "checkpoints" / "5.damaged").is_dir()
+    same(averages(tmp_path), made({}, 6).ema)
+
+
+def test_a_last_checkpoint_that_cannot_be_read_back_is_an_error(tmp_path, monkeypatch):
+    def harmed(checkpoint):
+        raise DamagedError(checkpoint.path, "opt/0/mu is not what was written")
+
+    monkeypatch.setattr(saving, "check_on_host", harmed)
+    with pytest.raises(CheckpointError, match=r"step 3 could not be written \(opt/0/mu is .*; there is none: see to"):  # noqa: SIM117
+        with Saver(tmp_path, 1) as saver:
+            saver.save(3, made({}, 3), ABOUT)
 
 
 def test_a_step_is_written_once(tmp_path):

@@ -1,8 +1,11 @@
 """The commands as a user types them: exact resume, clean stops, and mistakes that end in one line."""
 
 import dataclasses
+import inspect
 import json
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -18,6 +21,9 @@ from PIL import Image
 from scipy.io import wavfile
 from sklearn.datasets import load_sample_image
 
+from dit_jax import train
+from dit_jax.command import parse
+from dit_jax.config import SECTIONS, build, shipped, with_paths
 from dit_jax.pretrained.vae import fingerprint
 from dit_jax.run import SampleOptions
 
@@ -27,6 +33,7 @@ TINY = [
     *("--config.model.width=48", "--config.model.depth=2", "--config.model.heads=2"),
     *("--config.data.batch_size=8", "--config.train.log_every=1", "--config.checkpoint.every=5"),
     "--config.optimizer.decay=constant",  # a decay ends where the run ends, so ten updates would not begin twenty
+    "--config.sample.every=0",
 ]
 
 
@@ -99,6 +106,7 @@ def test_a_finished_run_has_nothing_left_to_do(straight):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_and_ends_in_five_seconds(number, tmp_path):
     process = start("train.py", f"--workdir={tmp_path}", "--config.train.log_every=5", "--config.train.steps=100000")
@@ -114,6 +122,7 @@ def test_a_signal_saves_and_ends_in_five_seconds(number, tmp_path):
     assert arrays(tmp_path, step)
 
 
+@pytest.mark.heavy
 def test_a_second_signal_leaves_at_once(tmp_path):
     process = start("train.py", f"--workdir={tmp_path}", "--config.train.log_every=5", "--config.train.steps=100000")
     while not process.stdout.readline().startswith("training"):
@@ -144,10 +153,12 @@ def test_sampling_writes_arrays_protocol_and_picture(straight, tmp_path):
     )
     protocol = json.loads(str(written["protocol"]))
     assert protocol["steps"] == 3 and protocol["given"] == ["label=3,7"] and protocol["seed"] == 0
+    assert protocol["step"] == 20
     assert (tmp_path / "samples.png").stat().st_size > 0
     assert not (tmp_path / "interpolation.gif").exists()
 
 
+@pytest.mark.heavy
 def test_every_choice_of_a_sampler_has_its_flag(straight, tmp_path):
     chosen = {"num": 2, "guidance": 2.0, "combine": "projected", "channels": 1, "interval": [0.1, 0.9], "steps": 3}
     chosen |= {"solver": "heun", "reveal": "remask", "grid": "karras", "shift": 2.0, "seed": 5, "batch": 3}
@@ -260,6 +271,24 @@ def test_a_dry_run_says_what_would_run_and_writes_nothing(tmp_path):
     assert not (tmp_path / "w").exists()
 
 
+def test_the_help_of_train_says_where_keys_are_and_its_examples_are_right():
+    output = run("train.py", "--help")
+    line = next(line for line in output.splitlines() if line.strip().startswith("--config: "))
+    assert all(name in line for name in shipped())
+    for section in SECTIONS:
+        (where,) = re.findall(rf"\b{section}\b[^.]*? in (dit_jax[\w/]*(?:\.py)?)", output.split("is read:")[1])
+        assert (ROOT / where).exists()
+        source = inspect.getsourcefile(inspect.unwrap(SECTIONS[section]))
+        assert Path(source) == ROOT / where
+    examples = re.findall(r"^ +python -m dit_jax.train (.*)", output.replace("\\\n", " "), re.MULTILINE)
+    assert len(examples) == 3
+    for words in examples:
+        arguments = parse(train.main, shlex.split(words), rewrite=with_paths)
+        build(arguments["config"])
+    assert '"width": 96' in run("-m", "dit_jax.train", *shlex.split(examples[0]))
+
+
+@pytest.mark.heavy
 def test_train_names_mistakes(tmp_path):
     own = tmp_path / "own.py"
     own.write_text("import math\n\n\ndef get_config():\n    return math.tau2\n")
@@ -273,6 +302,7 @@ def test_train_names_mistakes(tmp_path):
         assert output.startswith("error: ") and message in output and "Traceback" not in output
 
 
+@pytest.mark.heavy
 def test_sample_names_mistakes(straight, tmp_path):
     for workdir, argument, message in [
         (straight, "--given=label=10", "label 10 does not exist: labels are 0 ... 9"),
@@ -292,6 +322,7 @@ def test_sample_names_mistakes(straight, tmp_path):
         assert output.startswith("error: ") and message in output and "Traceback" not in output
 
 
+@pytest.mark.heavy
 def test_a_broken_checkpoint_is_named_and_the_one_before_it_used(tmp_path):
     """By who draws and by who trains, who alone sets it aside; and one is drawn from if it is asked for."""
     run("train.py", f"--workdir={tmp_path}", *TINY, "--config.train.steps=6")
@@ -320,6 +351,7 @@ def test_another_network_in_the_same_place_is_refused(straight):
     assert output.count("\n") == 1
 
 
+@pytest.mark.heavy
 def test_other_data_under_the_same_name_are_refused(tmp_path):
     """A class that has another name, and a picture more: nothing else would notice."""
     for i in range(6):

@@ -5,7 +5,9 @@ import dataclasses
 import functools
 import json
 import os
+import pathlib
 import pickle
+import re
 import struct
 import zipfile
 
@@ -16,14 +18,15 @@ import pytest
 import torch
 from diffusers import DiTTransformer2DModel
 from safetensors.numpy import load_file, save_file
+from safetensors.torch import save_file as save_tensors
 
-from dit_jax import convert
+from dit_jax import convert, sample_cli
 from dit_jax.command import parse
 from dit_jax.config import build
 from dit_jax.configs import imagenet256
 from dit_jax.diffusion.gaussian import Gaussian
 from dit_jax.network.dit import SIZES
-from dit_jax.pretrained import dit, weights
+from dit_jax.pretrained import dit, shapes, weights
 from dit_jax.restore import restore_run
 from dit_jax.sampling.draw import draw, gather
 from dit_jax.training.loop import train
@@ -103,7 +106,7 @@ def original(model):
 
 def network(kind, layout, tensors, config):
     """(our model, its parameters) from published ones."""
-    sizes = dit.sizes(layout, tensors, config, config.get("num_attention_heads"))
+    sizes = shapes.sizes(layout, tensors, config, config.get("num_attention_heads"))
     model = build(convert.config_of(sizes, kind, "float32")).model
     return model, dit.load(layout, tensors, model)
 
@@ -360,7 +363,7 @@ def test_only_arrays_of_floats_are_weights(tmp_path, checkpoint):
         ({"x": torch.ones(2).to_sparse()}, "'x'"),
         ({"x": torch.ones(2, device="meta")}, "'x'"),
         ([torch.ones(2)], "holds a list"),
-        ({"ema": torch.ones(2)}, "holds a Tensor"),
+        (torch.ones(2), "holds a single array"),
     ]:
         with pytest.raises(ValueError, match=message):
             weights.read(checkpoint(state))
@@ -373,6 +376,307 @@ def test_an_old_torch_is_not_trusted(checkpoint, monkeypatch):
     monkeypatch.setattr(torch, "__version__", "2.9.1+cpu")
     with pytest.raises(ValueError, match=r"takes torch 2.10, not 2.9.1\+cpu.*pip install 'torch>=2.10'"):
         weights.read(checkpoint(original(published(**TINY))))
+
+
+# Checkpoints of training ----------------------------------------------------------------------------------------------
+
+
+def begun(state, prefix):
+    return {f"{prefix}{key}": tensor for key, tensor in state.items()}
+
+
+def negated(state):
+    """Other weights, at the same positions."""
+    return {key: tensor if key == dit.POSITIONS else -tensor for key, tensor in state.items()}
+
+
+def with_itself(state):
+    """Of pickles one may hold itself."""
+    whole = {"ema": state}
+    whole["whole"] = whole
+    return whole
+
+
+ARGS = argparse.Namespace(model="DiT-XL/2", lr=1e-4, dtype=torch.bfloat16, out=pathlib.Path("x"), best=np.float64(3.5))
+OPTIMIZER = {"state": {0: {"step": torch.ones(()), "exp_avg": torch.ones(4)}}, "param_groups": [{"lr": 1e-4}]}
+
+# What torch.save is given, by the weights that are wanted of it.
+KEPT = {
+    "of a training step": lambda s: {"model": negated(s), "ema": s, "opt": OPTIMIZER, "args": ARGS},
+    "the same dict twice": lambda s: {"model": s, "ema": s, "opt": OPTIMIZER, "args": vars(ARGS)},
+    "of DDP": lambda s: begun(s, "module."),
+    "of torch.compile": lambda s: begun(s, "_orig_mod."),
+    "of both": lambda s: {"model": begun(s, "_orig_mod.module.")},
+    "of both, the other way": lambda s: {"state": {"net": begun(s, "module._orig_mod.")}},
+    "of compiled blocks": lambda s: {re.sub(r"^(blocks.\d.)", r"\1_orig_mod.", key): x for key, x in s.items()},
+    "of FSDP": lambda s: {re.sub(r"^(blocks.\d.attn.)", r"\1_fsdp_wrapped_module.", key): x for key, x in s.items()},
+    "state_dict": lambda s: {"state_dict": s, "epoch": 3},
+    "model_ema": lambda s: {"net": negated(s), "model_ema": s, "step": 5},
+    "shadow": lambda s: {"model": negated(s), "ema": {"decay": 0.999, "shadow": begun(s, "module."), "num_updates": 9}},
+    "of AveragedModel": lambda s: {"model": negated(s), "swa": {"n_averaged": torch.tensor(3), **begun(s, "module.")}},
+    "of Lightning": lambda s: {
+        "state_dict": begun(negated(s), "model.") | begun(s, "net_ema.") | {"loss.lpips.weight": torch.ones(3)},
+        "hyper_parameters": {"lr": 1e-4},
+        "optimizer_states": [OPTIMIZER],
+    },
+    "of DeepSpeed": lambda s: {"module": s, "global_steps": 7, "ds_version": torch.torch_version.TorchVersion("2.0")},
+    "moments by name": lambda s: {"optimizer": {"exp_avg": negated(s)}, "model": s},
+    "parameters": lambda s: {key: torch.nn.Parameter(tensor) for key, tensor in s.items()},
+    "in itself": with_itself,
+}
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["", "legacy"])
+@pytest.mark.parametrize("kept", KEPT)
+def test_the_averaged_weights_of_a_checkpoint_are_those_of_the_plain_file(kept, zipped, tmp_path, capsys):
+    state = original(published(**TINY))
+    torch.save(KEPT[kept](state), tmp_path / "kept.pt", _use_new_zipfile_serialization=zipped)
+    _, params = convert.published(tmp_path / "kept.pt", "dit", heads=2)
+    _, wanted = network("dit", *both_layouts(published(**TINY))["original"], published(**TINY).config)
+    jax.tree.map(np.testing.assert_array_equal, params, wanted)
+    if "model" in KEPT[kept](state) and len(KEPT[kept](state)) > 2:
+        assert re.search(r"kept.pt: \S+ is read, and not \S+; --entry chooses", capsys.readouterr().out)
+
+
+def test_an_entry_is_chosen_by_its_name_and_the_others_are_listed(checkpoint, tmp_path, capsys):
+    state = original(published(**TINY))
+    saved = {"model": negated(state), "ema": begun(state, "module."), "second_ema": state, "epoch": 3}
+    file, outs = checkpoint(saved), {}
+    for entry in ("", "model", "ema"):
+        flags = f"--checkpoint={file} --workdir={tmp_path}/run{entry} --heads=2" + (
+            f" --entry={entry}" if entry else ""
+        )
+        convert.main(**parse(convert.main, flags.split()))
+        others = [name for name in ("ema", "second_ema", "model") if name != (entry or "ema")]
+        said = f"{file}: {entry or 'ema'} is read, and not {', '.join(others)}; --entry chooses"
+        assert said in capsys.readouterr().out.splitlines()
+        run, params, _ = restore_run(str(tmp_path / f"run{entry}"))
+        outs[entry] = dit.store(dit.ORIGINAL, run.model, params)["final_layer.linear.weight"]
+    np.testing.assert_array_equal(outs["model"], -state["final_layer.linear.weight"])
+    np.testing.assert_array_equal(outs["ema"], state["final_layer.linear.weight"])
+    np.testing.assert_array_equal(outs[""], outs["ema"])
+    for entry, message in [("emma", "it has ema, second_ema, model"), ("epoch", "it has ema, second_ema, model")]:
+        with pytest.raises(ValueError, match=rf"dit.pt has no entry '{entry}' with a network; {message}"):
+            convert.bring_in(str(file), str(tmp_path / "none"), heads=2, entry=entry)
+    with pytest.raises(ValueError, match=r"has no entry 'ema' with a network; it has none, so leave it out$"):
+        convert.bring_in(str(checkpoint(state)), str(tmp_path / "none"), heads=2, entry="ema")
+
+
+def test_the_keys_of_safetensors_have_entries_as_well(tmp_path):
+    state = {key: tensor.numpy() for key, tensor in original(published(**TINY)).items()}
+    _, wanted = network("dit", dit.ORIGINAL, state, published(**TINY).config)
+    other = {f"model.{key}": -array for key, array in state.items()}
+    for name, saved in [("ddp", begun(state, "module.")), ("both", other | begun(state, "ema.module."))]:
+        save_file(saved, tmp_path / f"{name}.safetensors")
+        _, params = convert.published(tmp_path / f"{name}.safetensors", "dit", heads=2)
+        jax.tree.map(np.testing.assert_array_equal, params, wanted)
+
+
+def test_averages_without_names_are_no_network(checkpoint, tmp_path, capsys):
+    state = original(published(**TINY))
+    lists = {"ema": {"decay": 0.9999, "shadow_params": list(state.values())}}
+    for zipped in (True, False):
+        torch.save(lists, tmp_path / "dit.pt", _use_new_zipfile_serialization=zipped)
+        with pytest.raises(ValueError, match=r"arrays without names, .* \d+ in ema.shadow_params; copy") as e:
+            convert.bring_in(str(tmp_path / "dit.pt"), str(tmp_path / "run"), heads=2)
+        assert "\n" not in str(e.value)
+    lists["random"] = [torch.zeros(9, dtype=torch.uint8)]
+    _, params = convert.published(checkpoint({"model": state, **lists}), "dit", heads=2)
+    said = capsys.readouterr().out
+    assert "model is read" in said and f"averages, are left out: {len(state)} in ema.shadow_params" in said
+    np.testing.assert_array_equal(params["params"]["image_head"]["patches"]["bias"], state["final_layer.linear.bias"])
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["", "and float32 again"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("suffix", ["pt", "legacy.pt", "safetensors"])
+def test_another_precision_is_the_same_network_to_within_rounding(suffix, dtype, again, tmp_path, capsys):
+    """Positions are then those of DiT, rounded; weights are what the file has, to the last bit in float32."""
+    reference = published(**TINY)
+    state = {key: tensor.to(dtype) for key, tensor in original(reference).items()}
+    state = {key: tensor.float() for key, tensor in state.items()} if again else state
+    file = tmp_path / f"dit.{suffix}"
+    if suffix == "safetensors":
+        save_tensors({key: tensor.contiguous() for key, tensor in state.items()}, file)
+    else:
+        torch.save(state, file, _use_new_zipfile_serialization=suffix == "pt")
+    run, params = convert.published(file, "dit", heads=2)
+    assert ("float64 is read as float32" in capsys.readouterr().out) == (dtype == torch.float64 and not again)
+    back = dit.store(dit.ORIGINAL, run.model, params)
+    for key in state.keys() - {dit.POSITIONS}:
+        np.testing.assert_array_equal(back[key], state[key].float().numpy())
+    if suffix == "pt" and not again:  # the outputs of all are those of the same weights
+        (x, labels), steps = inputs(reference), np.array([0, 37, 500, 999])
+        found, wanted = ours(run.model, params, x, (steps + 1) / 1000, labels), theirs(reference, x, steps, labels)
+        assert distance(found, wanted) <= {torch.float16: 2e-3, torch.bfloat16: 2e-2, torch.float64: 1e-4}[dtype]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_learned_positions_are_refused_in_every_precision(dtype, checkpoint):
+    state = original(published(**TINY))
+    learned = state["pos_embed"] + 0.02 * torch.randn_like(state["pos_embed"])
+    file = checkpoint({key: tensor.to(dtype) for key, tensor in {**state, "pos_embed": learned}.items()})
+    with pytest.raises(ValueError, match="pos_embed is not DiT's table of sines and cosines: these positions were"):
+        convert.published(file, "dit", heads=2)
+
+
+@pytest.mark.parametrize("safe", [True, False], ids=["safetensors", "bin"])
+def test_shards_are_one_file(safe, tmp_path):
+    published(**TINY).save_pretrained(tmp_path / "transformer", max_shard_size="60KB", safe_serialization=safe)
+    index = next((tmp_path / "transformer").glob("*.index.json"))
+    parts = sorted((tmp_path / "transformer").glob("*-of-*"))
+    _, wanted = network("dit", dit.DIFFUSERS, state_of(published(**TINY)), published(**TINY).config)
+    for path in (tmp_path, tmp_path / "transformer", index, parts[1]):  # of a pipeline, of a model, ...
+        assert weights.find(path) == index
+        jax.tree.map(np.testing.assert_array_equal, convert.published(weights.find(path), "dit")[1], wanted)
+    names = json.loads(index.read_text())
+    for changed, message in [
+        (
+            {**names, "weight_map": {**names["weight_map"], "lost.weight": parts[0].name}},
+            "has lost.weight in .*lacks it",
+        ),
+        ({**names, "weight_map": {"a.weight": "../../away.bin"}}, f"no shard {index.parent}/away.bin, which .* names"),
+        ({**names, "weight_map": {"a.weight": index.name}}, "there is no shard"),
+        ({"metadata": {}}, "has no weight_map"),
+        ([], "is not the index of shards"),
+    ]:
+        index.write_text(json.dumps(changed))
+        with pytest.raises((ValueError, OSError), match=message):
+            weights.read(index)
+    index.write_text(json.dumps(names))
+    parts[0].unlink()
+    with pytest.raises(FileNotFoundError, match=f"there is no shard {parts[0]}, which {index.name} names; download it"):
+        convert.published(index, "dit")
+
+
+# What a checkpoint says of its training, and what it leaves out -------------------------------------------------------
+
+
+def cut_labels(state, rows):
+    return {**state, "y_embedder.embedding_table.weight": state["y_embedder.embedding_table.weight"][:rows].clone()}
+
+
+@pytest.mark.parametrize(
+    ("said", "flags"),
+    [
+        ({"args": argparse.Namespace(num_classes=5, class_dropout_prob=0.0)}, {}),
+        ({"args": {"num_classes": 5, "class_dropout_prob": 0}}, {}),
+        ({"config": {"model": {"class_dropout_prob": 0.0}}}, {}),
+        ({"args": argparse.Namespace(num_classes=5)}, {}),
+        ({}, {"classes": 5}),
+        ({"args": argparse.Namespace(num_classes=5, class_dropout_prob=0.1)}, {"classes": 5}),
+    ],
+)
+def test_without_label_dropout_there_is_no_null_class_and_no_guidance(said, flags, checkpoint, tmp_path, capsys):
+    """The last of five rows is class 4, as the file says, and not what labels are replaced with."""
+    reference = published(**TINY)
+    file = checkpoint({"model": cut_labels(original(reference), 5), **said})
+    found = convert.bring_in(str(file), str(tmp_path / "run"), heads=2, **flags)
+    assert "classes: 5 and no null class" in found
+    run, params, mesh = restore_run(str(tmp_path / "run"))
+    assert run.config["streams"]["label"] == {"kind": "label", "classes": 5, "dropout_rate": 0.0}
+    x, steps, labels = inputs(reference)[0], np.array([0, 37, 500, 999]), np.array([0, 1, 3, 4], np.int32)
+    wanted = theirs(reference, x, steps, labels)
+    assert distance(ours(run.model, params, x, (steps + 1) / 1000, labels), wanted) <= 1e-4
+    assert run.sample.guidance == 1.0 and run.sample.given == ("label=random",)
+    how = dataclasses.replace(run.sample, num=2, batch=8, steps=2, given=("label=4",))
+    assert np.all(np.isfinite(gather(draw(run, params, mesh, how))["image"]))
+    for wrong, message in [
+        ({"guidance": 1.5}, "guidance = 1.5 leads away from .* without label, and this run has no null class"),
+        ({"guidance": "label=2"}, "guidance = 'label=2' leads away from .* no null class"),
+        ({"given": ("label=none",)}, "--given=label=none: this run has no null class"),
+        ({"given": ("label=1,none",)}, "--given=label=1,none: this run has no null class"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            next(draw(run, params, mesh, dataclasses.replace(how, **wrong)))
+    with pytest.raises(ValueError, match="--given=label=VALUE is missing: in training label was never hidden"):
+        sample_cli.main(str(tmp_path / "run"), str(tmp_path / "samples"), options={"given": ()})
+
+
+@pytest.mark.parametrize(
+    ("said", "rows", "wanted"),
+    [
+        ({}, 6, (5, 0.1)),
+        ({"num_classes": 5}, 6, (5, 0.1)),
+        ({"num_classes": 5, "class_dropout_prob": 0.2}, 6, (5, 0.2)),
+        ({"num_classes": 5, "class_dropout_prob": 0.0}, 6, (5, 0.0)),  # a row that was never trained
+        ({"class_dropout_prob": 0.0}, 6, (6, 0.0)),
+        ({"num_classes": "five"}, 6, (5, 0.1)),
+        ({}, 2, (1, 0.1)),
+        ({}, 1, (1, 0.0)),
+        ({"num_classes": 0, "class_dropout_prob": 0.1}, 1, (1, 0.0)),  # nothing but the null class
+        ({"num_classes": 1}, 1, (1, 0.0)),
+    ],
+)
+def test_classes_are_as_a_checkpoint_says(said, rows, wanted, checkpoint):
+    state = original(published(**TINY))
+    file = checkpoint({"model": cut_labels(state, rows), "args": argparse.Namespace(**said)})
+    run, params = convert.published(file, "dit", heads=2)
+    label = run.config["streams"]["label"]
+    assert (label["classes"], label["dropout_rate"]) == wanted
+    table = params["params"]["label_embed"]["embedding"]
+    np.testing.assert_array_equal(table[:rows], state["y_embedder.embedding_table.weight"][:rows])
+    assert table.shape == (wanted[0] + 1, 24) and not np.any(table[rows:])
+
+
+@pytest.mark.parametrize(
+    ("said", "what"),
+    [
+        ({"num_classes": 1000}, "1000 classes"),
+        ({"num_classes": 6, "class_dropout_prob": 0.1}, "6 classes and a label dropout of 0.1"),
+        ({"num_classes": 4, "class_dropout_prob": 0}, "4 classes and a label dropout of 0"),
+    ],
+)
+def test_classes_that_contradict_the_table_are_an_error(said, what, checkpoint):
+    file = checkpoint({"model": original(published(**TINY)), "args": argparse.Namespace(**said)})
+    with pytest.raises(
+        ValueError, match=f"embedding_table.weight has 6 rows, which do not go with {what}: .*--classes"
+    ):
+        convert.published(file, "dit", heads=2)
+    run, _ = convert.published(file, "dit", heads=2, classes=5)
+    assert run.config["streams"]["label"]["classes"] == 5
+
+
+def test_positions_that_are_missing_are_made_anew(checkpoint, tmp_path, capsys):
+    reference = published(**TINY)
+    state = original(reference)
+    bare = {key: tensor for key, tensor in state.items() if key != "pos_embed"}
+    _, wanted = network("dit", *both_layouts(reference)["original"], reference.config)
+    for saved, flags in [
+        (bare, {"side": 8}),
+        ({"model": bare, "args": argparse.Namespace(image_size=64)}, {}),
+        ({"model": bare, "args": {"image_size": 999, "input_size": 8, "num_heads": 2}}, {"heads": None}),
+    ]:
+        run, params = convert.published(checkpoint(saved), "dit", **({"heads": 2} | flags))
+        assert (
+            "dit.pt has no pos_embed: the table of sines and cosines that DiT has is made anew"
+            in capsys.readouterr().out
+        )
+        jax.tree.map(np.testing.assert_array_equal, params, wanted)
+        (x, labels), steps = inputs(reference), np.array([0, 37, 500, 999])
+        assert run.streams["image"].shape == (8, 8, 4) and run.model.heads == 2
+        found = ours(run.model, params, x, (steps + 1) / 1000, labels)
+        assert distance(found, theirs(reference, x, steps, labels)) <= 1e-4
+    with pytest.raises(ValueError, match="pos_embed is missing, which shows how large latents are: say --side, 32 for"):
+        convert.bring_in(str(checkpoint(bare)), str(tmp_path / "run"), heads=2)
+    with pytest.raises(ValueError, match=r"--side = 16, and .*dit.pt is of latents of 8 x 8"):
+        convert.bring_in(str(checkpoint(state)), str(tmp_path / "run"), heads=2, side=16)
+
+
+@pytest.mark.parametrize("kind", convert.KINDS)
+@pytest.mark.parametrize(
+    "sizes", [{"side": 16}, {"side": 12, "patch": 4}, {"outputs": 1}, {"outputs": 2, "classes": 1}]
+)
+def test_sizes_are_read_off_the_file(sizes, kind, checkpoint):
+    reference = published(**{**TINY, **sizes})
+    run, params = convert.published(checkpoint(original(reference)), kind, heads=2)
+    side, outputs = sizes.get("side", 8), sizes.get("outputs", 2)
+    assert run.streams["image"].shape == (side, side, 4)
+    (x, labels), t = inputs(reference), np.array([0.001, 0.25, 0.7, 1.0])
+    labels = np.minimum(labels, reference.config.num_embeds_ada_norm)
+    found = ours(run.model, params, x, t, labels)
+    wanted = theirs(reference, x, 1000 * t - 1, labels) if kind == "dit" else -theirs(reference, x, 1 - t, labels)
+    assert found.shape == (4, side, side, 4 * outputs) and distance(found, wanted) <= 1e-4
 
 
 # Networks that are not ours -------------------------------------------------------------------------------------------
@@ -391,10 +695,28 @@ def test_a_file_of_another_network_is_one_line(checkpoint, tmp_path, capsys):
             {"conv.weight": torch.ones(2)},
             "this is no DiT: it has neither x_embedder.proj.weight nor pos_embed.proj.weight",
         ),
+        ({"ema": torch.ones(2)}, "nor pos_embed.proj.weight, but 'ema'"),
+        ({"epoch": 3, "state_dict": {"conv.weight": torch.ones(2)}}, "nor pos_embed.proj.weight, but 'conv.weight'"),
         (with_(state, blocks__1__attn__qkv__bias=None), "blocks.1.attn.qkv.bias is missing, of shape (72,)"),
         (with_(state, pos_embed=None), "pos_embed is missing"),
         (with_(state, y_embedder__embedding_table__weight=None), "y_embedder.embedding_table.weight is missing"),
         (with_(state, extra__weight=torch.ones(2)), "'extra.weight', of shape (2,), is no part of this network"),
+        (
+            with_(state, blocks__0__attn__q_norm__weight=torch.ones(12)),
+            "'blocks.0.attn.q_norm.weight', of shape (12,), is no part of this network: a norm of queries (QK norm)",
+        ),
+        (
+            with_(state, blocks__0__attn__k_norm__weight=torch.ones(12), projectors__0__bias=torch.ones(3)),
+            "is no part of this network, with 1 more: a norm of keys (QK norm), a projector of REPA",
+        ),
+        (
+            with_(state, final_layer__linear__bias=torch.full((32,), torch.nan)),
+            "final_layer.linear.bias is not finite in 32 of 32 numbers: training had diverged",
+        ),
+        (
+            with_(state, blocks__1__mlp__fc1__bias=torch.arange(96) / torch.arange(96)),
+            "blocks.1.mlp.fc1.bias is not finite in 1 of 96 numbers",
+        ),
         (with_(state, blocks__7__attn__qkv__bias=torch.ones(72)), "blocks.3"),
         (
             with_(state, blocks__0__mlp__fc1__weight=torch.ones(48, 24)),
@@ -419,11 +741,11 @@ def test_heads_are_known_of_published_sizes_and_asked_for_otherwise(checkpoint, 
     with pytest.raises(ValueError, match=r"model.heads = 5 does not divide width = 24"):
         convert.bring_in(str(file), str(tmp_path / "run"), heads=5)
     for width, depth, heads in SIZES.values():
-        stand_in = {key: np.broadcast_to(np.float32(0), shape) for key, shape in shapes(width, depth).items()}
-        assert dit.sizes(dit.ORIGINAL, stand_in, {}) == (32, 4, 2, 2, 1000, width, depth, heads)
+        stand_in = {key: np.broadcast_to(np.float32(0), shape) for key, shape in as_published(width, depth).items()}
+        assert shapes.sizes(dit.ORIGINAL, stand_in, {}) == (32, 4, 2, 2, 1000, width, depth, heads, 0.1)
 
 
-def shapes(width, depth):
+def as_published(width, depth):
     """As much of a published file as tells its size."""
     return {
         "x_embedder.proj.weight": (width, 4, 2, 2),

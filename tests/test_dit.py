@@ -495,6 +495,7 @@ def test_an_example_ignores_its_neighbours():
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(a[0], b[0]), apply(model, params, mixed, t), whole)
 
 
+@pytest.mark.heavy
 def test_learned_weights_find_the_loss_of_every_stream_and_level():
     """Trained on losses that are known: e^{1 + 2 t} of one stream, and 0.1 of the other."""
     model, _ = network(weights="learned")

@@ -104,6 +104,7 @@ def test_one_bad_piece_of_an_accumulated_batch_is_a_bad_batch():
     jax.tree.map(np.testing.assert_array_equal, after[1:], state[1:])
 
 
+@pytest.mark.heavy
 def test_a_gradient_far_beyond_its_spread_is_skipped_where_that_is_asked_for_and_poisons_nothing():
     def scaled(predict, streams, keys, batch, t):
         return {"image": losses_at(predict, streams, keys, batch, t)["image"] * batch["image"][0, 0, 0, 0]}
@@ -185,6 +186,7 @@ def test_one_bad_batch_is_named_counted_and_forgotten(tmp_path, capsys):
     assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(arrays(tmp_path, 12)["params"]))
 
 
+@pytest.mark.heavy
 def test_a_run_that_diverges_ends_with_one_sentence_and_its_last_good_checkpoint(tmp_path):
     with (
         broken(*range(5, 100)),
@@ -198,12 +200,14 @@ def test_a_run_that_diverges_ends_with_one_sentence_and_its_last_good_checkpoint
     assert {line["step"] for line in lines(tmp_path)} == {2, 4, 6, 8, 10, 12}
 
 
+@pytest.mark.heavy
 def test_none_made_since_the_last_checkpoint_is_enough(tmp_path):
     with broken(*range(4, 100)), pytest.raises(Diverged, match="the last 4 steps up to 8"):
         train(run_of(patience=1000), tmp_path)
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["4"]
 
 
+@pytest.mark.heavy
 def test_a_rollback_goes_on_past_the_batches_that_broke_it(tmp_path, capsys):
     """Step 5 is then made with batch 8; and to stop and go on after it changes nothing."""
     with broken(5, 6, 7):
@@ -217,6 +221,7 @@ def test_a_rollback_goes_on_past_the_batches_that_broke_it(tmp_path, capsys):
     assert [line["examples"] for line in lines(tmp_path / "straight")] == [8, 16, 40, 48, 56, 64]
 
 
+@pytest.mark.heavy
 def test_rollbacks_are_counted(tmp_path):
     with broken(*range(5, 100)), pytest.raises(Diverged, match=r"newest good checkpoint in .* is step 4"):
         train(run_of(rollback=2), tmp_path)

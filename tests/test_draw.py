@@ -355,6 +355,7 @@ def test_what_was_drawn_and_is_not_finite_or_no_token_is_named(values, message):
         check_drawn(streams, good, ["image", "text"], first=100)
 
 
+@pytest.mark.heavy
 def test_a_rollout_is_as_long_as_it_is_asked_to_be_and_begins_as_a_sample():
     config = json.loads(json.dumps(RUN.config))
     config["streams"] = json.loads(video_digits.get_config().to_json())["streams"]
@@ -386,6 +387,7 @@ def test_a_scale_for_a_stream_that_is_not_given_is_an_error(params):
         next(draw(RUN, params, make_mesh(), dataclasses.replace(HOW, guidance="image=2")))
 
 
+@pytest.mark.heavy
 def test_tokens_are_revealed_by_the_rule_that_is_asked_for():
     config = {**RUN.config, "streams": json.loads(text_kjv.get_config().to_json())["streams"]}
     config["streams"]["text"]["length"] = 8

@@ -15,7 +15,6 @@ from dit_jax.diffusion.stream import Stream
 from dit_jax.evaluation.frechet import frechet_distance
 from dit_jax.evaluation.judge import described, scores, train_judge, train_judges
 from dit_jax.run import SampleOptions
-from dit_jax.sampling.sheet import sheet
 
 
 def exactly(mean: np.ndarray, root: np.ndarray, n: int) -> np.ndarray:
@@ -172,14 +171,3 @@ def test_examples_are_a_split_in_order_or_some_of_it_each_once(monkeypatch):
     assert every.shape == (50, 2, 2, 1) and every[:, 0, 0, 0].tolist() == [*range(50)]
     some = evaluate.examples(run, "test", {}, most=20)["image"][:, 0, 0, 0].tolist()
     assert len(some) == 20 and some == sorted({*some}) and some != [*range(20)]
-
-
-def test_a_sheet_shows_every_sample_in_its_place():
-    streams = {"image": dj.streams.image((2, 2, 1), patch=1), "label": dj.streams.label(10)}
-    levels = np.linspace(-1, 1, 5)
-    images = np.broadcast_to(levels[:, None, None, None], (5, 2, 2, 1))
-    page = sheet(streams, {"image": images, "label": np.arange(5)}, columns=3, size=8)
-    assert page.shape == (2 * (8 + 14), 3 * 10, 3)
-    for i, level in enumerate(levels):
-        tile = page[i // 3 * 22 + 13 :, i % 3 * 10 + 1 :][:8, :8]
-        assert (tile == round((level + 1) * 127.5)).all() or abs(int(tile[0, 0, 0]) - (level + 1) * 127.5) <= 0.5

@@ -8,6 +8,7 @@ import itertools
 import json
 import multiprocessing
 import os
+import random
 import resource
 import shutil
 import signal
@@ -26,6 +27,7 @@ import pytest
 from dit_jax import train as train_command
 from dit_jax.config import build
 from dit_jax.configs import digits
+from dit_jax.data import pipeline
 from dit_jax.parallel.mesh import make_mesh
 from dit_jax.parallel.modes import jit_mode
 from dit_jax.training import loop
@@ -44,6 +46,7 @@ SMALL = {
     "train": {"steps": 4, "log_every": 1},
     "optimizer": {"decay": "constant", "learning_rate": 0.01},
     "checkpoint": {"every": 2, "keep": 1},
+    "sample": {"every": 0},
 }
 
 
@@ -132,9 +135,9 @@ def same(a: list[np.ndarray], b: list[np.ndarray]) -> None:
 
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory) -> Path:
-    """Two runs that nothing happened to: of 2 updates, and of 6."""
+    """Runs that nothing happened to: of 2 updates, of 6 and of 60."""
     folder = tmp_path_factory.mktemp("straight")
-    for count in (2, 6):
+    for count in (2, 6, 60):
         assert forked(trained, folder / str(count), folder / "said", count) == 0, (folder / "said").read_text()
     return folder
 
@@ -202,10 +205,77 @@ def test_a_disk_that_stays_full_is_an_error_at_the_end_and_the_newest_checkpoint
     assert forked(filled, workdir, said, 20_000, 0) == 1, said.read_text()
     last = said.read_text().splitlines()[-1]
     assert last.startswith("error: the checkpoint of step 6 could not be written (File too large)")
-    assert last.endswith("; the newest is that of step 2: free some space, and run the same command again")
+    assert last.endswith("; the newest is that of step 2: see to the disk, and run the same command again")
     assert "Traceback" not in said.read_text() and steps(workdir) == [2]
     same(state(workdir, 2), state(straight / "2", 2))
     assert forked(trained, workdir, said, 6) == 0
+    same(state(workdir, 6), state(straight / "6", 6))
+
+
+# Killed at any time --------------------------------------------------------------------------------------------------
+
+
+def struck(workdir: Path, said: Path, count: int, seconds: float) -> int:
+    """The exit status of `trained`, killed so long after its first checkpoint if it is not done by then."""
+    before = steps(workdir)
+    process = PROCESSES.Process(target=trained, args=(workdir, said, count))
+    process.start()
+    while process.is_alive() and steps(workdir) == before:
+        time.sleep(0.01)
+    process.join(seconds)
+    process.kill()
+    process.join()
+    return process.exitcode
+
+
+def test_a_run_that_is_killed_at_any_time_again_and_again_ends_as_if_it_had_not_been(straight, tmp_path):
+    """Also while TensorStore writes, which no audit hook sees: a checkpoint every other update, and twelve kills."""
+    said, rng, kills, number = tmp_path / "said", random.Random(0), 0, 0
+    while kills < 12:
+        workdir = tmp_path / str(number)
+        if not workdir.exists():
+            shutil.copytree(straight / "2", workdir)
+        status = struck(workdir, said, 60, rng.random())
+        if status == 0:
+            same(state(workdir, 60), state(straight / "60", 60))
+            number += 1
+        else:
+            assert status == -signal.SIGKILL, said.read_text()
+            kills += 1
+    assert forked(trained, tmp_path / str(number), said, 60) == 0, said.read_text()
+    same(state(tmp_path / str(number), 60), state(straight / "60", 60))
+    rows = [json.loads(line)["step"] for line in (tmp_path / str(number) / "metrics.jsonl").read_text().splitlines()]
+    assert rows == [*range(1, 61)]
+    assert "damaged" not in said.read_text() and "Traceback" not in said.read_text()
+
+
+# Memory -------------------------------------------------------------------------------------------------------------
+
+
+def starved(workdir: Path, said: Path, after: int) -> None:
+    """Train where, from the batch of a step on, memory ends while examples are read."""
+    begin(said)
+    real, page = pipeline.batch, os.sysconf("SC_PAGE_SIZE")
+
+    def batch(examples, step, *arguments):
+        if step == after:
+            in_use = int(Path("/proc/self/statm").read_text().split()[0]) * page
+            resource.setrlimit(resource.RLIMIT_AS, (in_use + 2**28, resource.RLIM_INFINITY))
+            np.ones(2**30)
+        return real(examples, step, *arguments)
+
+    pipeline.batch = batch
+    sys.argv = ["train.py"]
+    train_command.run_command(lambda: run(workdir, 6))
+
+
+def test_memory_that_ends_is_one_sentence_and_nothing_is_lost(straight, tmp_path):
+    workdir, said = shutil.copytree(straight / "2", tmp_path / "run"), tmp_path / "said"
+    assert forked(starved, workdir, said, 5) == 1, said.read_text()
+    last = said.read_text().splitlines()[-1]
+    assert last.startswith("error: ") and "memory" in last, said.read_text()
+    assert "Traceback" not in said.read_text() and steps(workdir) == [5]
+    assert forked(trained, workdir, said, 6) == 0, said.read_text()
     same(state(workdir, 6), state(straight / "6", 6))
 
 

@@ -8,7 +8,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from dit_jax.parallel.mesh import make_mesh
-from dit_jax.training.fingerprint import checksum, layout, survey
+from dit_jax.training.fingerprint import checksum, host_checksum, layout, survey
 
 pytestmark = pytest.mark.usefixtures("quick")
 
@@ -40,6 +40,15 @@ def test_every_bit_of_every_value_counts(dtype):
             other = np.frombuffer(bytes(raw), x.dtype).reshape(x.shape)
             assert int(sum_of(other)) != int(sum_of(x)), (place, bit)
     assert int(sum_of(x[::-1])) != int(sum_of(x)) and int(sum_of(x[:, ::-1])) != int(sum_of(x))
+
+
+@pytest.mark.parametrize("piece", [1, 7, 128, 2**16])
+@pytest.mark.parametrize("dtype", [*DTYPES, "int64", "float64"])
+def test_the_host_computes_the_same(dtype, piece):
+    with jax.enable_x64(True):
+        x = FLOATS > 0 if dtype == "bool" else np.asarray(jnp.asarray(FLOATS * 9).astype(dtype))
+        for part in (x, x[:, ::3], x[0, 0], x[:0]):
+            assert host_checksum(part, piece) == of(part)
 
 
 def test_places_that_lie_far_apart_are_told_apart():

@@ -63,6 +63,7 @@ def test_split_undoes_corrupt(schedule, prediction):
 
 @pytest.mark.parametrize(("schedule", "prediction"), PAIRS, ids=map("-".join, PAIRS))
 def test_the_target_is_what_its_name_says(schedule, prediction):
+    assert prediction in SAID, f"{prediction} is new: say in SAID what a network predicts"
     process, clean = Gaussian(SCHEDULES[schedule], PREDICTIONS[prediction]), draw(32, 4)
     t = np.linspace(0.02, 0.98, 32)
     z, target = process.corrupt(keys(32), clean, jnp.asarray(t))
@@ -170,6 +171,7 @@ TOLD |= {"thousandth": TOLD["t_1000"], "reversed_unit": TOLD["one_minus_t"], "qu
 @pytest.mark.parametrize("clock", TIME_INPUTS)
 def test_a_network_is_told_the_level_as_its_paper_counts(schedule, clock):
     """Also at both ends, and each group its own."""
+    assert clock in TOLD, f"{clock} is new: say in TOLD what a network is told after n steps of a thousand"
     n = np.array([[0, 1], [2, 500], [999, 1000]])
     with np.errstate(divide="ignore"):
         wanted = TOLD[clock](n, *map(np.array, schedule(jnp.asarray(n / 1000))))

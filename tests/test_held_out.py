@@ -21,6 +21,7 @@ pytestmark = pytest.mark.usefixtures("quick")
 def run_of(**sections):
     config = json.loads(digits.get_config().to_json())
     config["model"] |= {"width": 24, "depth": 1, "heads": 1}
+    config["sample"] |= {"every": 0}
     return build({name: {**entries, **sections.get(name, {})} for name, entries in config.items()})
 
 

@@ -11,6 +11,7 @@ from diffusers import DiTTransformer2DModel
 
 from dit_jax import convert
 from dit_jax.config import build, default, stream
+from dit_jax.pretrained import dit
 from dit_jax.restore import restore_run
 from dit_jax.train import initial_weights
 from dit_jax.training.initial import fitted, trainable
@@ -95,6 +96,25 @@ def test_weights_of_a_run_or_of_a_file_are_there_and_other_classes_are_made_anew
                 np.testing.assert_array_equal(leaf, wanted[name])
 
 
+@pytest.mark.parametrize("without", [(), ("pos_embed",), ("null",), ("pos_embed", "null")])
+def test_a_checkpoint_of_torch_is_begun_from_as_well(without, converted, tmp_path):
+    """Its averaged weights; of what it lacks, positions are those of the run, and the null class begins at 0."""
+    first, params, _ = restore_run(str(converted / "run"))
+    state = dit.store(dit.ORIGINAL, first.model, jax.tree.map(np.asarray, params))
+    state = {f"module.{key}": torch.tensor(array) for key, array in state.items() if key not in without}
+    table, args = "module.y_embedder.embedding_table.weight", {"num_classes": 1000}
+    if "null" in without:
+        state[table] = state[table][:1000].clone()
+    torch.save({"model": {key: -x for key, x in state.items()}, "ema": state, "args": args}, tmp_path / "dit.pt")
+    run = run_of(tmp_path / "dit.pt", classes=1000)
+    found, anew = fitted(run.model.init(jax.random.key(0)), initial_weights(run))
+    assert anew == []
+    wanted = jax.tree.map(np.array, params)
+    if "null" in without:
+        wanted["params"]["label_embed"]["embedding"][1000] = 0
+    jax.tree.map(np.testing.assert_array_equal, found, wanted)
+
+
 def test_a_larger_image_has_the_same_weights(converted):
     """Positions are no parameters here: those of another size are computed."""
     run = run_of(converted / "run", classes=1000, side=16)
@@ -117,6 +137,7 @@ def test_a_network_of_another_size_is_an_error_by_name(options, message, convert
         fitted(run.model.init(jax.random.key(0)), initial_weights(run))
 
 
+@pytest.mark.heavy
 def test_it_resumes_bitwise_and_converts_back(converted, tmp_path):
     run, longer = run_of(converted / "run"), json.loads(json.dumps(run_of(converted / "run").config))
     longer["train"]["steps"] = 4
@@ -132,6 +153,7 @@ def test_it_resumes_bitwise_and_converts_back(converted, tmp_path):
     np.testing.assert_array_equal(back.transformer_blocks[1].attn1.to_out[0].weight.detach().numpy().T, ours[1])
 
 
+@pytest.mark.heavy
 def test_frozen_parameters_stay_and_the_others_do_not(converted, tmp_path):
     run = run_of(converted / "run", freeze="blocks/")
     before = leaves(initial_weights(run))

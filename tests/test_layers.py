@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "media": {"media", "names"},
     "data": {"data", "media", "diffusion", "names"},
     "streams": {"media", "diffusion", "network", "streams"} | ERRORS,
-    "sampling": {"sampling", "parallel", "network", "diffusion", "run"} | ERRORS,
+    "sampling": {"sampling", "parallel", "network", "media", "diffusion", "run"} | ERRORS,
     "training": {"training", "sampling", "parallel", "data", "network", "diffusion", "progress", "run"} | ERRORS,
     "pretrained": {"pretrained", "media", "network", "diffusion"},
     "evaluation": {"evaluation", "sampling", "pretrained", "parallel", "data", "media", "streams", "diffusion", "run"},

@@ -45,9 +45,9 @@ def test_quantiles_invert_the_distribution_functions(shift):
     np.testing.assert_allclose(stats.norm.cdf(logit(t), 0.8 + np.log(shift), 0.7), u, atol=1e-9)
 
 
-@pytest.mark.parametrize("quantile", [make() for make in LEVELS.values()], ids=LEVELS)
-def test_levels_grow_with_u_and_stay_levels(quantile):
-    t = quantile(jnp.linspace(0, 1, 1001))
+@pytest.mark.parametrize("name", LEVELS)
+def test_levels_grow_with_u_and_stay_levels(name):
+    t = LEVELS[name]()(jnp.linspace(0, 1, 1001))
     assert np.all(t >= 0) and np.all(t <= 1) and np.all(np.diff(t) >= 0)
 
 
@@ -128,6 +128,17 @@ def test_corners_are_filled_alike_in_every_split_of_the_others():
     assert np.mean(np.ptp(inside, axis=1) == 0) == pytest.approx(tied, abs=0.02)
     assert all(stats.kstest(column, "uniform").pvalue > 1e-3 for column in inside.T)
     np.testing.assert_array_equal(t["label"], joint_levels.independent(KEY, streams, n)["label"])
+
+
+@pytest.mark.parametrize("name", joint_levels.JOINT_LEVELS)
+def test_joint_levels_are_levels_of_every_stream_and_in_every_example_something_is_drawn(name):
+    n, groups = 500, 4
+    streams = {"a": stream(Gaussian()), "b": dataclasses.replace(stream(Gaussian()), groups=groups)}
+    streams |= {"label": stream(Masked(3), dropout(), drawn=False)}
+    t = joint_levels.JOINT_LEVELS[name](KEY, streams, n)
+    assert {key: level.shape for key, level in t.items()} == {"a": (n,), "b": (n, groups), "label": (n,)}
+    assert all(np.all((level >= 0) & (level <= 1)) for level in t.values())
+    assert np.all((t["a"] > 0) | np.any(t["b"] > 0, axis=1))
 
 
 def both(streams, n):

@@ -168,6 +168,7 @@ def test_spans_are_zero_but_at_a_rate_and_there_uniform():
     np.testing.assert_allclose(np.quantile(drawn[drawn > 0], [0.1, 0.5, 0.9]), [0.1, 0.5, 0.9], atol=0.01)
 
 
+@pytest.mark.heavy
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("objective", ["meanflow", "improved_meanflow"])
 @pytest.mark.parametrize("remat", ["none", "dots", "full"])

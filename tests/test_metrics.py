@@ -12,7 +12,6 @@ import pytest
 from PIL import Image
 from tensorboardX.proto.event_pb2 import Event
 
-from dit_jax.progress import progress
 from dit_jax.training import metrics
 from dit_jax.training.metrics import Meter, Writer, without
 
@@ -103,6 +102,18 @@ def test_a_pause_belongs_to_no_rate_and_the_updates_that_it_waits_for_do(monkeyp
     clock.now += 2
     meter.add(update())
     assert meter.means()["steps_per_second"] == 1 / 2
+
+
+def test_a_pause_before_the_first_update_begins_no_time(monkeypatch):
+    """As where samples are drawn before it: the first update compiles all the same."""
+    clock, meter = Clock(monkeypatch), Meter(batch_size=6, flops=100, peak=None)
+    with meter.paused():
+        clock.now += 3600
+    meter.add(update())
+    clock.now += 2
+    meter.add(update())
+    values = meter.means()
+    assert (values["seconds"], values["steps_per_second"]) == (2, 0.5)
 
 
 def test_a_share_of_the_peak_is_told_only_where_the_peak_is_known(monkeypatch):
@@ -212,27 +223,14 @@ def test_a_picture_comes_back_as_it_was_and_nothing_is_no_picture(tmp_path):
         np.testing.assert_array_equal(np.asarray(Image.open(file)), pixels)
 
 
-def test_without_a_terminal_there_is_a_line_for_each_time_that_there_are_numbers(monkeypatch, capsys):
-    monkeypatch.delenv("FORCE_COLOR", raising=False)
-    with progress(10, 2, "training") as show:
-        show(3)
-        show(4, loss=0.123456, rate=1234.5)
-        show(5)
-        show(6, loss=12.0)
-    lines = ["training 4/10  loss 0.1235  rate 1234", "training 6/10  loss 12"]  # 1234.5 in four digits
-    assert [line for line in capsys.readouterr().out.splitlines() if line.strip()] == lines
-
-
-def test_in_a_terminal_there_is_a_bar_which_has_the_last_numbers(monkeypatch, capsys):
-    monkeypatch.setenv("FORCE_COLOR", "1")
-    monkeypatch.setenv("COLUMNS", "200")
-    with progress(10, 2, "training") as show:
-        show(4, loss=0.123456)
-        show(7)
-    said = capsys.readouterr().out
-    assert "training 4/10" not in said
-    last = [line for line in said.splitlines() if "training" in line][-1]
-    assert "7/10" in last and "loss 0.1235" in last
+def test_a_text_comes_back_as_it_was(tmp_path):
+    text = "0: In the *beginning*\n    1: g\u00f6tt\ufffd"
+    with Writer(tmp_path) as writer:
+        writer.text(12, "samples", text)
+    assert [path.name for path in tmp_path.glob("*.txt")] == ["samples_0000012.txt"]
+    assert (tmp_path / "samples_0000012.txt").read_text(encoding="utf-8") == text + "\n"
+    ((step, said),) = [(e.step, v.tensor.string_val[0].decode()) for e in events(tmp_path) for v in e.summary.value]
+    assert step == 12 and said == f"```\n{text}\n```"  # which Markdown leaves as it is
 
 
 def test_what_is_done_without_a_module_does_not_find_it_and_what_comes_after_does(tmp_path, monkeypatch):

@@ -39,6 +39,7 @@ def test_it_draws_what_it_drew(old):
     np.testing.assert_allclose(sample["image"], expected["image"], atol=1e-5)
 
 
+@pytest.mark.heavy
 def test_it_goes_on_as_it_would_have_gone_on(old):
     """With the keys that it had, for good; a run that begins today has others."""
     config = runpy.run_path(str(KEPT / "f3ea25d.py"))["get_config"]()

@@ -42,7 +42,7 @@ def network(block: str, experts: str = "none"):
     return jax.tree.map(lambda leaf: jnp.ones(leaf.shape), jax.eval_shape(model.init, jax.random.key(0)))
 
 
-@pytest.mark.parametrize("experts", ["none", "streams"])
+@pytest.mark.parametrize("experts", ["none", pytest.param("streams", marks=pytest.mark.heavy)])
 @pytest.mark.parametrize("block", BLOCKS)
 def test_kernels_and_embeddings_decay_and_biases_and_offsets_never(block, experts):
     """Whatever their rank: leaves of scanned layers have an axis more. Seen in an update whose gradient is zero."""

@@ -34,7 +34,7 @@ CASES = {
     "factorised": ({"clip": CLIP}, MODERN, {"attention": "factorised"}),
 }
 EVERY = [sizes for sizes in itertools.product((1, 2, 4, 8), repeat=4) if math.prod(sizes) == 8]
-FEW = [(2, 2, 1, 2), (1, 2, 2, 2), (1, 8, 1, 1)]
+FEW = [(2, 2, 1, 2)]  # on which XLA was wrong
 name_of = lambda sizes: "x".join(map(str, sizes))
 
 

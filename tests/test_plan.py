@@ -13,7 +13,7 @@ from dit_jax.configs import digits
 from dit_jax.run import SampleOptions
 from dit_jax.sampling.files import pictures, write_pictures, write_samples
 from dit_jax.sampling.given import read_given
-from dit_jax.sampling.plan import make_plan
+from dit_jax.sampling.plan import check_all_given, make_plan
 from dit_jax.sampling.shards import merge
 from dit_jax.training.loop import train
 
@@ -70,6 +70,46 @@ def test_samples_that_start_from_given_noise_share_all_else(tmp_path):
 def test_what_cannot_be_drawn_is_one_sentence(options, message):
     with pytest.raises(ValueError, match=message):
         plan(**options)
+
+
+NEVER_HIDDEN = {**STREAMS, "label": dj.streams.label(10, dropout_rate=0.0)}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"given": ("label=1",), "guidance": 1.5}, "guidance = 1.5 leads away from .* without label, .* no null class"),
+        ({"given": ("label=1", "name=one"), "guidance": "label=2,name=3"}, "guidance = 'label=2,name=3' leads away"),
+        ({"given": ("label=none",)}, "--given=label=none: this run has no null class: in training label was never"),
+        ({"given": ("label=3,none",)}, "--given=label=3,none: this run has no null class"),
+    ],
+)
+def test_what_was_never_hidden_is_not_led_away_from_and_has_no_null_class(options, message):
+    with pytest.raises(ValueError, match=message):
+        make_plan(NEVER_HIDDEN, SampleOptions(num=4, **options))
+    plan(**options)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"given": ("label=1",)},
+        {"given": ("label=1",), "guidance": "label=1"},
+        {"given": ("label=1", "name=one"), "guidance": "name=2"},
+        {"given": ("label=1",), "guidance": 2.0, "weak": "runs/worse"},  # which sees the label too
+    ],
+)
+def test_what_was_never_hidden_is_given_as_ever(options):
+    found = make_plan(NEVER_HIDDEN, SampleOptions(num=4, **options))
+    assert found.given["label"].tolist() == [1]
+    check_all_given(NEVER_HIDDEN, found)
+
+
+def test_what_was_never_hidden_has_to_be_given():
+    found = make_plan(NEVER_HIDDEN, SampleOptions(num=4, given=("name=one",)))
+    with pytest.raises(ValueError, match="--given=label=VALUE is missing: in training label was never hidden"):
+        check_all_given(NEVER_HIDDEN, found)
+    check_all_given(STREAMS, found)
 
 
 def test_a_stream_that_goes_on_is_not_drawn_first(tmp_path):

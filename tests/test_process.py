@@ -65,15 +65,15 @@ def stream(process: Process) -> dj.Stream:
     )
 
 
+# Each as it is made, and the shape of an example: those that configs call, and the others.
 PROCESS = {
-    "gaussian": (dj.Gaussian(), (2, 3)),
-    "gaussian edm": (dj.Gaussian("edm", "edm", clock="c_noise"), (2, 3)),
-    "ddpm": (PROCESSES["ddpm"](), (2, 3)),
-    "masked": (Masked(VOCABULARY), (LENGTH,)),
-    "span": (Span(), ()),
-    "replaced": (Replaced(VOCABULARY), (LENGTH,)),
+    **{name: (make, (2, 3)) for name, make in PROCESSES.items()},
+    "gaussian edm": (lambda: dj.Gaussian("edm", "edm", clock="c_noise"), (2, 3)),
+    "masked": (lambda: Masked(VOCABULARY), (LENGTH,)),
+    "span": (Span, ()),
+    "replaced": (lambda: Replaced(VOCABULARY), (LENGTH,)),
 }
-every_process = pytest.mark.parametrize(("process", "shape"), PROCESS.values(), ids=PROCESS)
+every_process = pytest.mark.parametrize(("make", "shape"), PROCESS.values(), ids=PROCESS)
 KEYS = example_keys(jax.random.key(0), jnp.arange(4))
 
 
@@ -84,13 +84,15 @@ def examples(process: Process, shape: tuple[int, ...]) -> jax.Array:
 
 
 @every_process
-def test_data_are_left_alone_at_level_zero(process, shape):
+def test_data_are_left_alone_at_level_zero(make, shape):
+    process = make()
     x = examples(process, shape)
     np.testing.assert_allclose(process.corrupt(KEYS, x, jnp.zeros(4))[0], x, atol=1e-6)
 
 
 @every_process
-def test_an_example_depends_on_its_own_key_alone(process, shape):
+def test_an_example_depends_on_its_own_key_alone(make, shape):
+    process = make()
     x, t = examples(process, shape), jnp.linspace(0.1, 0.9, 4)
     whole = process.corrupt(KEYS, x, t), process.prior(KEYS, shape)
     one = process.corrupt(KEYS[2:3], x[2:3], t[2:3]), process.prior(KEYS[2:3], shape)
@@ -98,7 +100,8 @@ def test_an_example_depends_on_its_own_key_alone(process, shape):
 
 
 @every_process
-def test_what_it_says_of_itself_is_true_of_what_it_makes(process, shape):
+def test_what_it_says_of_itself_is_true_of_what_it_makes(make, shape):
+    process = make()
     x, prior = examples(process, shape), process.prior(KEYS, shape)
     assert prior.shape == x.shape and prior.dtype == process.dtype
     process.check(np.asarray(x))
@@ -116,7 +119,8 @@ def test_what_it_says_of_itself_is_true_of_what_it_makes(process, shape):
 
 
 @every_process
-def test_what_is_given_costs_nothing_and_the_truth_costs_least(process, shape):
+def test_what_is_given_costs_nothing_and_the_truth_costs_least(make, shape):
+    process = make()
     if isinstance(process, Span):
         return  # it is never scored
     x = examples(process, shape)

@@ -54,6 +54,16 @@ def test_a_command_has_the_flags_and_configs_that_it_names(command, words):
         build(arguments["config"])
 
 
+def test_the_table_of_faults_names_tests_that_there_are():
+    rows = [line for line in (ROOT / "docs/faults.md").read_text().splitlines() if line.startswith("| ")][1:]
+    for row in rows:
+        named = re.findall(r"`(test_\w+\.py)::(test_\w+)`", row)
+        assert named, row
+        for file, test in named:
+            assert f"def {test}(" in (ROOT / "tests" / file).read_text(), f"{file} has no {test}"
+    assert len(rows) >= 30
+
+
 def test_the_tree_is_that_of_the_package():
     """Folders are indented by two below the one that they are in, and files by two more."""
     tree = PAGES[ROOT / "docs/design.md"].split("## What is where")[1].split("```")[1]
@@ -66,7 +76,9 @@ def test_the_tree_is_that_of_the_package():
             inside = {0: "", 2: "dit_jax/", 4: folder}[indent]
             named |= {inside + name for name in names if name.endswith(".py")}
     files = [*ROOT.glob("*.py"), *(ROOT / "dit_jax").rglob("*.py")]
-    assert named == {path.relative_to(ROOT).as_posix() for path in files if path.name != "__init__.py"}
+    there = {path.relative_to(ROOT).as_posix() for path in files if path.name != "__init__.py"}
+    assert not there - named, f"the tree in docs/design.md should name {', '.join(sorted(there - named))}"
+    assert not named - there, f"the tree in docs/design.md names {', '.join(sorted(named - there))}, which is not there"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -91,8 +103,9 @@ def test_every_module_in_the_picture_is_there():
 
 
 def test_the_picture_is_of_today():
-    """It keeps its words. If this fails: python docs/architecture.py"""
+    """It keeps its words."""
     pytest.importorskip("matplotlib")
     page = runpy.run_path(str(ROOT / "docs/architecture.py"))["draw"]()
     with Image.open(ROOT / "docs/architecture.png") as image:
-        assert image.text["words"] == "|".join(page.words)
+        is_of_today = image.text["words"] == "|".join(page.words)
+    assert is_of_today, "what the picture shows has changed: python docs/architecture.py draws it anew"

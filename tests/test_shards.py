@@ -9,6 +9,7 @@ import sys
 import textwrap
 import time
 import tracemalloc
+import zipfile
 from pathlib import Path
 
 import jax
@@ -23,6 +24,7 @@ from dit_jax.configs import digits
 from dit_jax.sampling.files import write_pictures, write_samples
 from dit_jax.sampling.protocol import check_writable, claim, digest
 from dit_jax.sampling.shards import first_samples, merge, missing, shards_in, write_shard, written_whole
+from dit_jax.sampling.sheet import BORDER, MARGIN
 from dit_jax.training.loop import train
 
 ROOT = Path(__file__).parent.parent
@@ -151,6 +153,37 @@ def test_a_shard_that_holds_less_than_its_name_says_is_damaged(tmp_path):
         merge(tmp_path, 5, ABOUT)
 
 
+class Payload:
+    """What touches a file where it is unpickled."""
+
+    def __init__(self, file: Path):
+        self.file = file
+
+    def __reduce__(self):
+        return Path.touch, (self.file,)
+
+
+@pytest.mark.parametrize("name", ["samples.npz", "shards/00000000-00000003.npz"])
+def test_code_in_a_shard_is_not_run(name, tmp_path):
+    (tmp_path / "shards").mkdir()
+    np.savez(tmp_path / name, image=np.array([Payload(tmp_path / "touched")] * 4))
+    for read in (shards_in, lambda out: merge(out, 3, ABOUT), lambda out: first_samples(out / name, 2)):
+        try:
+            read(tmp_path)
+        except ValueError as error:
+            assert f"{name} is damaged: image.npy holds Python objects, which are never read" in str(error)
+        else:
+            assert read is shards_in and name != "samples.npz"  # which looks at names of shards alone
+    assert not (tmp_path / "touched").exists() and (tmp_path / name).exists()
+
+
+def test_a_file_in_a_shard_that_is_no_array_is_damage(tmp_path):
+    with zipfile.ZipFile(tmp_path / "samples.npz", "w") as file:
+        file.writestr("image.npy", b"no array, and long enough to be one")
+    with pytest.raises(ValueError, match=r"samples\.npz is damaged: image\.npy is no array"):
+        shards_in(tmp_path)
+
+
 def test_a_write_that_fails_leaves_what_was_there(tmp_path):
     file = tmp_path / "a.txt"
     file.write_text("old")
@@ -172,7 +205,9 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path):
 def test_a_contact_sheet_shows_a_hundred_at_most(num, columns, tmp_path):
     write_shard(tmp_path, 0, {"image": made(range(num))["image"]})
     with Image.open(write_pictures(merge(tmp_path, num, ABOUT), STREAMS)) as sheet:
-        assert sheet.width == columns * (48 + 2) and sheet.height == -(-min(num, 100) // columns) * (48 + 2)
+        each = 64 + 2 * BORDER + MARGIN
+        assert sheet.width == MARGIN + columns * each
+        assert sheet.height == MARGIN + -(-min(num, 100) // columns) * each
 
 
 # A process that is killed. ------------------------------------------------------------------------------------------
@@ -327,6 +362,19 @@ def test_another_protocol_is_refused_by_what_differs_and_replaced_if_told_to(tmp
     assert [path.name for path in (tmp_path / "name").iterdir()] == ["mine.txt"]
 
 
+@pytest.mark.parametrize("old", [{"seed": 0}, {"seed": 0, "step": None}, {"seed": 0, "step": 5}])
+def test_a_protocol_says_the_step_of_a_run_and_goes_on_where_it_says_none_or_another(old, tmp_path):
+    """The weights decide, whose checksum is there; folders of older versions have no step."""
+    claim(tmp_path, old, STREAMS, 4)
+    write_samples(tmp_path, STREAMS, made(range(4)))
+    for overwrite in (False, True):
+        claim(tmp_path, {"seed": 0, "step": 7}, STREAMS, 9, overwrite)
+        assert missing(tmp_path, range(9)) == [range(4, 9)]
+        claim(tmp_path, {"seed": 0, "step": 7}, STREAMS, 9, overwrite, index=1)  # which does not wait for another step
+    with pytest.raises(ValueError, match="another protocol, seed: 0 -> 1; choose"):
+        claim(tmp_path, {"seed": 1, "step": 7}, STREAMS, 9)
+
+
 def test_fewer_samples_than_there_are_is_refused(tmp_path):
     claim(tmp_path, {}, STREAMS, 4)
     write_samples(tmp_path, STREAMS, made(range(4)))
@@ -387,6 +435,7 @@ def workdir(tmp_path_factory) -> str:
     config |= {"model": {"width": 24, "depth": 1, "heads": 2, "block": "modern"}}
     config["data"] |= {"name": "synthetic", "batch_size": 8, "threads": 0}
     config["train"] |= {"steps": 3}
+    config["sample"] |= {"every": 0}
     config["optimizer"] |= {"learning_rate": 0.05}
     path = tmp_path_factory.mktemp("run")
     train(build(config), path)
@@ -591,4 +640,15 @@ def test_options_that_decide_nothing_are_the_only_ones_left_out_of_the_protocol(
     protocol = json.loads((tmp_path / "protocol.json").read_text())
     fields = {field.name for field in dataclasses.fields(build(json.loads(digits.get_config().to_json())).sample)}
     assert fields - protocol.keys() == {"every", "num", "batch"}
-    assert protocol.keys() - fields == {"workdir", "vae", "interpolate", "weights", "values"}
+    assert protocol.keys() - fields == {"workdir", "step", "vae", "interpolate", "weights", "values"}
+    assert protocol["step"] == 3
+    with np.load(tmp_path / "samples.npz") as arrays:
+        assert json.loads(str(arrays["protocol"]))["step"] == 3
+
+
+def test_a_folder_of_a_version_that_did_not_say_the_step_goes_on(workdir, reference, tmp_path):
+    sampled(workdir, tmp_path, num=8)
+    protocol = json.loads((tmp_path / "protocol.json").read_text())
+    del protocol["step"]
+    (tmp_path / "protocol.json").write_text(json.dumps(protocol))
+    assert_same(sampled(workdir, tmp_path), reference)

@@ -125,6 +125,22 @@ def test_a_step_that_holds_the_state_is_no_loss_where_nothing_is_new(left, monke
     assert "nothing is lost" in capsys.readouterr().out
 
 
+def test_a_save_that_takes_long_is_let_to_its_end(left, monkeypatch):
+    """The watcher does not begin another one beside it, whenever it looks."""
+    monkeypatch.setattr(stopping, "PATIENCE", 0.1)
+    monkeypatch.setattr(stopping, "LAST_RESORT", 0.1)
+    saved: list[bool] = []
+    watcher = Watcher(lambda: saved.append(True) or "")
+    with watched(watcher):
+        with watcher.updating:
+            signal.raise_signal(signal.SIGTERM)
+            time.sleep(0.15)  # it waits for the state by now
+        with watcher.saving():
+            assert watcher.limit == stopping.LONGEST
+            time.sleep(1.0)
+    assert saved == [] and left == []
+
+
 def test_a_run_that_hangs_ends_with_the_stacks_of_all_threads(left, capfd):
     watcher = Watcher(lambda: "", watchdog=0.3)
     with watched(watcher):
@@ -146,7 +162,7 @@ def test_the_limit_follows_the_slowest_step_once_the_first_is_compiled(monkeypat
     now = [100.0]
     monkeypatch.setattr(stopping.time, "monotonic", lambda: now[0])
     watcher = Watcher(lambda: "")
-    assert watcher.limit == stopping.FIRST_STEP
+    assert watcher.limit == stopping.LONGEST
     for seconds in (900, 2, 20, 1):  # the first one compiles, and belongs to none
         now[0] += seconds
         watcher.step()
@@ -177,8 +193,9 @@ def stuck(*_, **__):
     time.sleep(1000)
 
 if where == "compiling":
-    real = loop.MODES["jit"]
-    loop.MODES["jit"] = lambda mesh: real(mesh)._replace(compile=lambda step: stuck)
+    from dit_jax.parallel.modes import MODES
+    real = MODES["jit"]
+    MODES["jit"] = lambda mesh: real(mesh)._replace(compile=lambda step: stuck)
 elif where == "data":
     real_batches = pipeline.batches
     def batches(*arguments, **options):
@@ -188,6 +205,10 @@ elif where == "data":
             yield batch
     pipeline.batches = batches
 elif where == "drawing":
+    config["sample"]["every"] = 10
+    real_draw, drawn = loop.draw, []
+    loop.draw = lambda *arguments: drawn.append(1) or (real_draw if len(drawn) == 1 else stuck)(*arguments)
+elif where == "drawing first":
     config["sample"]["every"] = 10
     loop.draw = stuck
 elif where == "saving":
@@ -199,6 +220,13 @@ elif where == "saving":
             time.sleep(2)
         return real_save(self, step, *rest)
     Saver.save = save
+elif where == "ending":
+    real_end = loop.Training.end
+    def end(self):
+        print("STUCK", flush=True)
+        time.sleep(9)  # a large state on a slow disk
+        return real_end(self)
+    loop.Training.end = end
 loop.train(build(config), Path(sys.argv[1]))
 """
 
@@ -225,7 +253,13 @@ def steps(workdir: Path) -> list[int]:
 @pytest.mark.parametrize("number", SIGNALS)
 @pytest.mark.parametrize(
     ("where", "word", "saved"),
-    [("updating", "training 10/", None), ("data", "STUCK", 20), ("drawing", "STUCK", 10), ("saving", "STUCK", 10)],
+    [
+        ("updating", "training 10/", None),
+        ("data", "STUCK", 20),
+        ("drawing", "STUCK", 10),
+        ("drawing first", "STUCK", 0),
+        ("saving", "STUCK", 10),
+    ],
 )
 def test_any_signal_saves_and_ends_within_ten_seconds_whatever_is_being_done(where, word, saved, number, tmp_path):
     process = start(tmp_path, where)
@@ -247,6 +281,19 @@ def test_a_signal_while_compiling_has_nothing_to_save_and_says_so(tmp_path):
     said, complaint = process.communicate(timeout=30)
     assert time.monotonic() - begin < 10 and process.returncode == 0, complaint
     assert "stopped at step 0, before the first update" in said and steps(tmp_path) == []
+
+
+@pytest.mark.heavy
+def test_a_disk_that_is_slow_is_waited_for(tmp_path):
+    """For longer than the watcher is patient; one checkpoint is written, once."""
+    process = start(tmp_path, "ending")
+    read_until(process, "training 10/")
+    process.send_signal(signal.SIGTERM)
+    output, errors = process.communicate(timeout=60)
+    (step,) = steps(tmp_path)
+    assert process.returncode == 0, errors
+    assert output.splitlines()[-1].startswith(f"stopped at step {step}; checkpoint in ") and output.count("STUCK") == 1
+    assert "could not be written" not in output and "Traceback" not in errors
 
 
 @pytest.mark.heavy

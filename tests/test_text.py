@@ -57,10 +57,11 @@ def test_a_text_with_a_gap_is_where_samples_start_and_a_whole_one_is_given():
     assert read_given(streams, ["text=a"]).given["text"].tolist() == [[97, *[0] * 7]]
 
 
-def test_a_file_is_read_as_it_is(tmp_path):
+def test_a_file_is_read_as_it_is_but_for_one_newline_at_its_end(tmp_path):
     file = tmp_path / "psalm.txt"
-    file.write_bytes("é*\n".encode())
-    assert text(5).view.read(f"@{file}").tolist() == [[0xC3, 0xA9, HIDDEN, HIDDEN, 10]]
+    for ending, end in ((b"", HIDDEN), (b"\n", HIDDEN), (b"\n\n", 10)):
+        file.write_bytes("é*".encode() + ending)
+        assert text(5).view.read(f"@{file}").tolist() == [[0xC3, 0xA9, HIDDEN, HIDDEN, end]]
     with pytest.raises(FileNotFoundError):
         text(5).view.read("@nowhere.txt")
 

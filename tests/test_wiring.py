@@ -340,6 +340,14 @@ def saved(config: dict) -> Any:
         return save(np.linspace(-1, 1, 32, dtype=np.float32)[:, None], Path(folder) / "x").read_bytes()
 
 
+def transparent(config: dict) -> Any:
+    """What the stream of pictures reads from a file that shows nothing."""
+    pictured = next(stream for stream in build(config).streams.values() if stream.process.is_continuous)
+    with tempfile.TemporaryDirectory() as folder:
+        Image.new("LA", (4, 4), (128, 0)).save(file := f"{folder}/clear.png")
+        return pictured.view.read(file).tobytes()
+
+
 # The table. ----------------------------------------------------------------------------------------------------------
 
 LONG = {"train": {"steps": 12, "log_every": 1, "patience": 4}, "checkpoint": {"every": 1}}
@@ -429,6 +437,7 @@ WIRES: dict[str, list[Row]] = {
     "streams.image.process": [Row(program, "digits", "gaussian(schedule='gvp')")],
     "streams.image.levels": [Row(program, "digits", "logit_normal()")],
     "streams.image.codec": [Row(refused, "digits", "0a1b", {"data": {"name": PICTURES}})],
+    "streams.image.background": [Row(transparent, "digits", "black")],
     "streams.label.classes": [Row(shapes, "digits", 5)],
     "streams.label.dropout_rate": [Row(program, "digits", 0.5)],
     "streams.past.of": [Row(program, "blocks", "other")],
@@ -442,6 +451,7 @@ WIRES: dict[str, list[Row]] = {
     "streams.video.patch": [Row(shapes, "clip", (2, 4, 4))],
     "streams.video.process": [Row(program, "clip", "gaussian(schedule='gvp')")],
     "streams.video.levels": [Row(program, "clip", "uniform()")],
+    "streams.video.background": [Row(transparent, "clip", "black")],
     "process.gaussian.schedule": [Row(program, "digits", "gvp")],
     "process.gaussian.prediction": [Row(program, "digits", "noise")],
     "process.gaussian.loss_in": [Row(program, "digits", "x")],
@@ -515,7 +525,16 @@ def placed(config: dict, folder: str) -> str:
     return json.dumps(config).replace(PICTURES, f"{folder}/whole").replace(BROKEN, f"{folder}/broken")
 
 
-@pytest.mark.parametrize("entry", [*entries()])
+# What trains or draws to be seen takes seconds.
+SLOW = {averages, diverging, drawn, files, kinds, moved, not_drawn, parameters, pictures, resumed}
+
+
+def marked(entry: str):
+    is_slow = any(row.see in SLOW for row in WIRES.get(entry, ()))
+    return pytest.param(entry, marks=[pytest.mark.heavy] * is_slow)
+
+
+@pytest.mark.parametrize("entry", map(marked, entries()))
 def test_every_entry_changes_what_happens(entry, folder):
     assert entry in WIRES, f"{entry} is new: say in WIRES what it changes"
     table, *names, _ = entry.split(".")

@@ -32,6 +32,7 @@ def get_config():
     config.optimizer.decay = "linear"
     config.train.steps = 8000
     config.train.ema = 0.998
+    config.sample.every = 2000
     config.sample.given = ("label=all",)
     config.sample.num = 100
     config.sample.batch = 250

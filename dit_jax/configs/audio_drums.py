@@ -28,6 +28,7 @@ def get_config():
     config.optimizer.decay = "linear"
     config.train.steps = 2000
     config.train.ema = 0.998
+    config.sample.every = 1000
     config.sample.given = ("label=all",)
     config.sample.num = 60
     config.sample.batch = 250

@@ -22,6 +22,7 @@ def get_config():
     config.optimizer.decay = "linear"
     config.train.steps = 1500
     config.train.ema = 0.995
+    config.sample.every = 500
     config.sample.given = ("label=all",)
     config.sample.num = 100
     config.sample.batch = 250

@@ -33,6 +33,7 @@ def get_config():
     config.train.objective = "improved_meanflow"
     config.train.steps = 3000
     config.train.ema = 0.995
+    config.sample.every = 500
     config.sample.given = ("label=all",)
     config.sample.num = 100
     config.sample.batch = 250

@@ -53,4 +53,5 @@ def get_config(variant: str = "dit_b4"):
     config.train.log_every = 100
     config.checkpoint.every = 10_000
     config.sample.update(given=("label=random",), steps=250, guidance=1.5, channels=3, **drawn)
+    config.sample.update(every=10_000, num=16)  # pictures in training are the first three channels of latents
     return config

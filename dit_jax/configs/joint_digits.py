@@ -33,6 +33,7 @@ def get_config():
     config.train.steps = 22_000
     config.train.levels = "random_subsets"
     config.train.ema = 0.998
+    config.sample.every = 2000
     config.sample.first = ("name", "image")
     config.sample.solver = "ancestral"
     config.sample.reveal = "confident"

@@ -25,6 +25,7 @@ def get_config():
     config.optimizer.decay = "linear"
     config.train.steps = 3600
     config.train.ema = 0.999
+    config.sample.every = 1200
     config.sample.given = ("text=In the beginning*",)
     config.sample.num = 8
     config.sample.steps = 256

@@ -23,4 +23,5 @@ def get_config():
     config.train.steps = 6000
     config.train.log_every = 250
     config.checkpoint.every = 2000
+    config.sample.every = 2000
     return config

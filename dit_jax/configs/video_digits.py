@@ -30,6 +30,7 @@ def get_config():
     config.optimizer.decay = "linear"
     config.train.steps = 12_500
     config.train.ema = 0.999
+    config.sample.every = 2500
     config.sample.given = ("label=all",)
     config.sample.num = 100
     config.sample.batch = 100

@@ -29,6 +29,7 @@ def get_config():
     config.train.steps = 10_000
     config.train.levels = "random_subsets"
     config.train.log_every = 100
+    config.sample.every = 1000
     config.sample.num = 16
     config.sample.steps = 50
     return config

@@ -61,6 +61,8 @@ def examples(
             example = AUGMENTATIONS[augment](source, index, rng)
             check_example(streams or {}, example)
             return example
+        except MemoryError:
+            raise
         except Exception as error:
             raise UnreadableError(f"example {index} of {count:,} cannot be used: {error}") from error
 

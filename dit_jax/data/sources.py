@@ -63,7 +63,8 @@ def load(name: str, split: str, data_dir: str | os.PathLike, streams: Streams) -
     source: Source
     if name.startswith(("/", ".", "~")):
         check_names(name, ("image", "label"), streams)
-        source = folder = Folder(name.replace("{split}", split), streams["image"].shape)
+        image = streams["image"]
+        source = folder = Folder(name.replace("{split}", split), image.shape, image.view.background)
         check_image(name, "image", (None, None, streams["image"].shape[-1]), "", streams["image"])
         check_classes(name, "label", len(folder.classes), streams)
     else:
@@ -197,7 +198,7 @@ def read_record(stream: Stream, is_image: bool, value) -> np.ndarray:
     """One value of a data set as its stream has it."""
     if is_image:
         with Image.open(io.BytesIO(value)) as image:
-            return fit(image, stream.shape)
+            return fit(image, stream.shape, stream.view.background)
     value = np.asarray(value)
     if value.dtype == np.uint8 and stream.process.is_continuous:
         return value.astype(np.float32) / 127.5 - 1

@@ -13,6 +13,12 @@ from dit_jax.diffusion.solver import Solver, continuous, stateless, step_discret
 from dit_jax.diffusion.stream import Arrays, Levels, Predict, Processes
 
 
+def euler(z: Array, slope: Array, t: Array, s: Array) -> Array:
+    """Euler's step on dz/dt = slope, from levels t to s [B] or [B, G]. What does not move may have no finite slope."""
+    length = align(s - t, z)
+    return jnp.where(length == 0, z, z + length * slope)
+
+
 def heun(churn: float = 0.0, band: tuple[float, float] = (0.05, 50.0), inflate: float = 1.003) -> Solver:
     """Heun's method, the trapezoidal rule on dz/dt: two evaluations a step, and the predicted x0 in the last step
     (Karras et al. 2022).
@@ -32,10 +38,6 @@ def heun(churn: float = 0.0, band: tuple[float, float] = (0.05, 50.0), inflate: 
         kept = alpha_up / alpha
         added = jnp.sqrt(jnp.maximum(sigma_up**2 - (kept * sigma) ** 2, 0.0)) * inflate
         return jnp.where(align(t == up, z), z, kept * z + added * rng.normal(keys, z.shape[1:]))
-
-    def euler(z: Array, slope: Array, t: Array, s: Array) -> Array:
-        length = align(s - t, z)
-        return jnp.where(length == 0, z, z + length * slope)
 
     def step(predict: Predict, processes: Processes, keys: Array, x: Arrays, t: Levels, s: Levels) -> Arrays:
         flows = continuous(processes)

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,18 +21,31 @@ Predict = Callable[[Arrays, Levels], Arrays]  # a denoiser: what it predicts of 
 Processes = dict[str, Process]
 
 
+class Axis(NamedTuple):
+    """What the columns of a picture stand for, or its rows from below: `start` the first, and each `step` more."""
+
+    unit: str
+    start: float
+    step: float
+
+
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class View:
     """How a stream meets people and judges; the mathematics never asks.
 
-    read: text from the shell -> examples [k, *shape]. show: examples [k, *shape] -> what a person sees of each:
-    pictures [k, height, width, 1 or 3] in 0 ... 255, or k words. save: (example [*shape], path without a suffix) -> the
-    file that it has written, for what is heard or moves. to_bytes: of text, examples [k, *shape] -> k byte strings,
-    which are exactly what they say. features: examples [k, *shape] -> [k, d], by which judges tell them apart.
+    read: text from the shell -> examples [k, *shape]. background: the colour below pictures that are read, where they
+    are transparent. show: examples [k, *shape] -> what a person sees of each: pictures [k, height, width, 1 or 3] in
+    0 ... 255, or k words. frame: how many columns a frame has, where a picture is several side by side. axes: what
+    columns and rows of a picture stand for, such as seconds and hertz. save: (example [*shape], path without a suffix)
+    -> the file that it has written, for what is heard or moves. to_bytes: of text, examples [k, *shape] -> k byte
+    strings, which are exactly what they say. features: examples [k, *shape] -> [k, d], by which judges tell them apart.
     """
 
     read: Callable[[str], np.ndarray] | None = None
+    background: str = "white"
     show: Callable[[np.ndarray], np.ndarray | list[str]] | None = None
+    frame: int = 0
+    axes: tuple[Axis, Axis] | None = None
     save: Callable[[np.ndarray, Any], Any] | None = None
     to_bytes: Callable[[np.ndarray], list[bytes]] | None = None
     features: Callable[[np.ndarray], np.ndarray] | None = None
@@ -63,6 +76,14 @@ class Stream:
     duration_of: str = ""
     codec_id: str = ""
     view: View = View()
+
+    @property
+    def always_given(self) -> bool:
+        """Whether training never hides this condition, so that there is no unconditional prediction without it: label
+        dropout at a rate of 0."""
+        if self.head is not None or self.past_of or not self.process.in_data:
+            return False
+        return not np.any(self.levels(np.nextafter(np.float32(1), np.float32(0))))  # the highest of all levels
 
 
 Streams = dict[str, Stream]

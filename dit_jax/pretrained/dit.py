@@ -8,14 +8,15 @@ import functools
 import itertools
 import math
 from collections.abc import Iterator
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
 
 from dit_jax.diffusion.gaussian import Gaussian, one_minus_t, velocity
-from dit_jax.network.dit import SIZES, DiT
+from dit_jax.network.dit import DiT
 from dit_jax.network.layers import PUBLISHED
 from dit_jax.network.tokens import sincos
 
@@ -49,7 +50,10 @@ DIFFUSERS: Layout = {  # DiTTransformer2DModel
     "final_modulation": ("proj_out_1",),
     "image_head/patches": ("proj_out_2",),
 }
+FIRST = {f"{layout['image_embed/patches'][0]}.weight": layout for layout in (ORIGINAL, DIFFUSERS)}  # by which key
 POSITIONS = "pos_embed"  # the frozen table of sin-cos positions, [1, tokens, width], which is in ORIGINAL files only
+
+TABLE = "embedding_table.weight"  # ends the keys of embeddings of labels in both
 
 LEAVES = {"kernel": "weight", "embedding": "weight", "bias": "bias"}
 # Published axes -> ours: PyTorch keeps (out, in).
@@ -63,75 +67,31 @@ FIXED = {
     "norm_elementwise_affine": False,
     "norm_type": "ada_norm_zero",
 }
-LARGEST = 256  # patches along a side; config.json may say anything
 
-
-class Sizes(NamedTuple):
-    """What a file holds: latents [side, side, channels] in patches, and values predicted for each channel."""
-
-    side: int
-    channels: int
-    patch: int
-    outputs: int
-    classes: int
-    width: int
-    depth: int
-    heads: int
+# What networks derived from DiT have more, by a word in its keys.
+EXTRAS = {
+    "q_norm": "a norm of queries (QK norm)",
+    "k_norm": "a norm of keys (QK norm)",
+    "norm": "a norm with weights",
+    "rope": "rotary positions",
+    "freqs": "rotary positions",
+    "w12": "SwiGLU",
+    "w3": "SwiGLU",
+    "cross_attn": "attention to another sequence, such as a text",
+    "caption": "an embedding of texts",
+    "lora": "a LoRA, which has to be merged into the weights",
+    "projector": "a projector of REPA, which samplers do not use",
+    "experts": "a mixture of experts",
+}
 
 
 def layout_of(tensors: dict[str, Any]) -> Layout:
     """The layout of a file, by how it calls the patch embedding. Raises ValueError."""
-    first = {f"{layout['image_embed/patches'][0]}.weight": layout for layout in (ORIGINAL, DIFFUSERS)}
-    for key, layout in first.items():
+    for key, layout in FIRST.items():
         if key in tensors:
             return layout
     there = ", ".join(map(repr, itertools.islice(tensors, 3))) or "nothing"
-    raise ValueError(f"this is no DiT: it has neither {' nor '.join(first)}, but {there}, ...; give a DiT's or a SiT's")
-
-
-def sizes(layout: Layout, tensors: dict[str, Any], config: dict, heads: int | None = None) -> Sizes:
-    """Read sizes off shapes, and off diffusers' config.json, {} where there is none.
-
-    heads: of attention, which shapes do not show; None: as the config says, or as published for this width and depth.
-
-    Raises ValueError for what cannot be a DiT, or does not say how large it is.
-    """
-
-    def shape(key: str, rank: int) -> tuple[int, ...]:
-        if key not in tensors:
-            raise ValueError(f"{key} is missing")
-        if len(tensors[key].shape) != rank:
-            raise ValueError(f"{key} has the shape {tensors[key].shape}, and should have {rank} axes")
-        return tensors[key].shape
-
-    for name, wanted in FIXED.items():
-        if config.get(name, wanted) != wanted:
-            raise ValueError(f"config.json has {name} = {config[name]!r}, and a DiT has {wanted!r}")
-    embed, label, head, block = (
-        layout[layer][0] for layer in ("image_embed/patches", "label_embed", "image_head/patches", "blocks/modulation")
-    )
-    width, channels, patch, _ = shape(f"{embed}.weight", 4)
-    classes = shape(f"{label.format(i=0)}.weight", 2)[0] - 1
-    (values,) = shape(f"{head}.bias", 1)
-    before = block.partition("{i}")[0]
-    depth = len({key.removeprefix(before).partition(".")[0] for key in tensors if key.startswith(before)})
-    outputs = {n * patch**2 * channels: n for n in (1, 2)}
-    if min(width, channels, patch, classes, depth) < 1 or values not in outputs:
-        raise ValueError(
-            f"this is no DiT: of {patch} x {patch} patches of {channels} channels it makes {values} values, in {depth} "
-            f"blocks of width {width} for {classes} classes"
-        )
-    if layout is ORIGINAL:
-        side = patch * math.isqrt(shape(POSITIONS, 3)[1])
-    else:
-        side = _whole(config, "sample_size", "put the published config.json beside the weights")
-    if side % patch or not 0 < side // patch <= LARGEST:
-        raise ValueError(f"latents of {side} x {side} are not 1 to {LARGEST} patches of {patch} wide")
-    if heads is None:
-        known = {size[:2]: {"num_attention_heads": size[2]} for size in SIZES.values()}
-        otherwise = f"width {width} and depth {depth} are no published size, so say it with --heads"
-        heads = _whole(known.get((width, depth), {}) | config, "num_attention_heads", otherwise)
-    return Sizes(side, channels, patch, outputs[values], classes, width, depth, heads)
+    raise ValueError(f"this is no DiT: it has neither {' nor '.join(FIRST)}, but {there}, ...; give a DiT's or a SiT's")
 
 
 def load(layout: Layout, tensors: dict[str, Any], model: DiT) -> Any:
@@ -142,13 +102,14 @@ def load(layout: Layout, tensors: dict[str, Any], model: DiT) -> Any:
     """
     ours = jax.eval_shape(model.init, jax.random.key(0))
     wanted = jax.eval_shape(functools.partial(store, layout, model), ours)
+    tensors = _completed(layout, tensors, model)
     for key, leaf in wanted.items():
         if key not in tensors:
             raise ValueError(f"{key} is missing, of shape {leaf.shape}")
         if tensors[key].shape != leaf.shape:
             raise ValueError(f"{key} has the shape {tensors[key].shape}, where {leaf.shape} belongs")
-    for key in sorted(tensors.keys() - wanted.keys()):
-        raise ValueError(f"{key!r}, of shape {tensors[key].shape}, is no part of this network")
+    if more := sorted(tensors.keys() - wanted.keys()):
+        raise ValueError(_unexpected(more, tensors[more[0]].shape))
 
     params = jax.tree.map(lambda leaf: np.empty(leaf.shape, np.float32), ours)
     for path, leaf in _leaves(params):
@@ -157,11 +118,22 @@ def load(layout: Layout, tensors: dict[str, Any], model: DiT) -> Any:
 
     for key, array in store(layout, model, params).items():
         if key == POSITIONS:
-            if not np.allclose(tensors[key], array, rtol=0, atol=1e-5):
+            if not np.allclose(tensors[key].astype(np.float32), array, rtol=_rounding(tensors[key]), atol=1e-5):
                 raise ValueError(f"{key} is not DiT's table of sines and cosines: these positions were learned")
         elif not np.array_equal(tensors[key], array, equal_nan=True):
             raise ValueError(f"{key} differs from block to block: this network was trained with separate embeddings")
     return params
+
+
+def _completed(layout: Layout, tensors: dict[str, Any], model: DiT) -> dict[str, Any]:
+    """The same, with what a file may lack: the table of positions; and the null class where labels are never hidden,
+    which nothing asks for, as 0."""
+    found = {POSITIONS: _positions(model)} | tensors if layout is ORIGINAL else dict(tensors)
+    label = model.streams["label"]
+    for key in [key for key in found if key.endswith(TABLE) and label.always_given]:
+        if len(found[key]) == label.process.vocabulary:
+            found[key] = np.concatenate([found[key], np.zeros_like(found[key][:1])])
+    return found
 
 
 def store(layout: Layout, model: DiT, params: Any) -> dict[str, Any]:
@@ -173,8 +145,31 @@ def store(layout: Layout, model: DiT, params: Any) -> dict[str, Any]:
         for key, place in _places(layout, path, leaf, model.depth):
             found[key] = _signed(model, path, rearrange(leaf[place], f"{ours} -> {theirs}", **patch))
     if layout is ORIGINAL:
-        found[POSITIONS] = sincos(np.asarray(model.streams["image"].positions), model.width)[None]
+        found[POSITIONS] = _positions(model)
     return found
+
+
+def _positions(model: DiT) -> np.ndarray:
+    """DiT's frozen table of sines and cosines, [1, tokens, width]."""
+    return np.asarray(sincos(np.asarray(model.streams["image"].positions), model.width))[None]
+
+
+def _rounding(x: np.ndarray) -> float:
+    """The machine epsilon of the coarsest type that holds every number of an array: what a file in half precision has
+    been rounded by, also where it was made float32 again."""
+    for dtype in (jnp.bfloat16, jnp.float16):
+        if np.array_equal(x, x.astype(dtype)):
+            return float(jnp.finfo(dtype).eps)
+    return 0.0
+
+
+def _unexpected(keys: list[str], shape: tuple[int, ...]) -> str:
+    """That there are keys which DiT has not, the shape of the first, and what they are as far as that is known."""
+    named = (next((what for word, what in EXTRAS.items() if word in key), "") for key in keys)
+    kinds = ", ".join(filter(None, dict.fromkeys(named)))
+    rest = f", with {len(keys) - 1} more" if len(keys) > 1 else ""
+    known = f": {kinds}, which DiT as published has not" if kinds else ""
+    return f"{keys[0]!r}, of shape {shape}, is no part of this network{rest}{known}"
 
 
 def diffusers_config(model: DiT, params: Any) -> dict:
@@ -237,12 +232,3 @@ def _patch(model: DiT, params: Any) -> int:
     """The side of a patch, which the first kernel [patch * patch * channels, width] tells."""
     kernel = params["params"]["image_embed"]["patches"]["kernel"]
     return math.isqrt(len(kernel) // model.streams["image"].shape[-1])
-
-
-def _whole(config: dict, name: str, otherwise: str) -> int:
-    """A positive integer of config.json. Raises ValueError, with what to do if it is not there."""
-    if name not in config:
-        raise ValueError(f"nothing says {name}: {otherwise}")
-    if type(config[name]) is not int or config[name] < 1:
-        raise ValueError(f"config.json has {name} = {config[name]!r}, which should be a positive integer")
-    return config[name]

@@ -69,7 +69,7 @@ def with_vae(stream: Stream, path: str | os.PathLike) -> Stream:
     view = dataclasses.replace(
         stream.view,
         show=lambda z: to_uint8(_in_batches(decode, z)),
-        read=lambda text: _in_batches(encode, read(text, pixels)),
+        read=lambda text: _in_batches(encode, read(text, pixels, stream.view.background)),
     )
     return dataclasses.replace(stream, view=view)
 

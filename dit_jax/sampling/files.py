@@ -34,11 +34,11 @@ def _save(save: Callable[[np.ndarray, Path], Any], example: np.ndarray, path: Pa
         raise OSError(f"{path} cannot be written: {why}; the same command goes on from what is there") from error
 
 
-def write_pictures(samples: Path, streams: Streams, is_path: bool = False) -> Path:
+def write_pictures(samples: Path, streams: Streams, is_path: bool = False, title: str = "") -> Path:
     """Write the contact sheet of samples.npz beside it, and return the file to look at. is_path: samples are the way
-    from one to another, and a clip as well."""
+    from one to another, and a clip as well. title: what the sheet says that it is of."""
     shown = first_samples(samples, SHOWN)
-    picture = sheet(streams, shown)
+    picture = sheet(streams, shown, title)
     if picture is None:
         return samples
     with written_whole(samples.with_name("samples.png")) as part:

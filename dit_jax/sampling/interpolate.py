@@ -16,6 +16,7 @@ from dit_jax.diffusion.keys import example_keys
 from dit_jax.diffusion.sampler import priors
 from dit_jax.diffusion.solvers import SOLVERS
 from dit_jax.diffusion.stream import Arrays, Streams, drawable
+from dit_jax.media.paths import split_paths
 from dit_jax.run import Run, SampleOptions, Seed
 from dit_jax.sampling.draw import Network, bound, networks
 from dit_jax.sampling.given import read_given
@@ -32,7 +33,7 @@ def interpolation_noise(
     for a file that it cannot read.
     """
     given = {name: values[:1] for name, values in read_given(run.streams, options.given).given.items()}
-    moving, words = check_interpolation(run.streams, options, ends, given), ends.split(",")
+    moving, words = check_interpolation(run.streams, options, ends, given), split_paths(ends)
     if all(word.isdigit() for word in words):
         keys = jnp.stack([jax.random.key(checked(int(word), Seed, "--interpolate")) for word in words])
         noise = priors(moving, jax.vmap(lambda key: example_keys(key, jnp.zeros(1, int))[0])(keys))
@@ -55,7 +56,7 @@ def check_interpolation(streams: Streams, options: SampleOptions, ends: str, giv
     samples that they stand for (from pure noise, ancestral steps even forget where they began, and all samples would be
     one), and for ends that are not two.
     """
-    if len(ends.split(",")) != 2:
+    if len(split_paths(ends)) != 2:
         raise ValueError(f"--interpolate={ends} should be two seeds or two files, such as 3,7")
     if SOLVERS[options.solver].is_stochastic:
         able = ", ".join(name for name, solver in SOLVERS.items() if not solver.is_stochastic)

@@ -76,6 +76,22 @@ def _check_order(streams: Streams, options: SampleOptions, order: Order, given: 
     if isinstance(scale := options.scale(), dict) and not scale.keys() <= {*guiding}:
         names = ", ".join(sorted({*guiding})) or "none"
         raise ValueError(f"guidance = {options.guidance!r} is for streams that are given: {names}")
+    for name in guiding:
+        own = scale.get(name, 1.0) if isinstance(scale, dict) else scale
+        if streams[name].always_given and own != 1 and not options.weak:
+            raise ValueError(
+                f"guidance = {options.guidance!r} leads away from what is predicted without {name}, and this run has "
+                f"no null class: in training {name} was never hidden; say guidance = 1"
+            )
+
+
+def check_all_given(streams: Streams, plan: Plan) -> None:
+    """Raises ValueError for a condition that is not given and that the network has never been without."""
+    for name, stream in streams.items():
+        if stream.always_given and name not in plan.given:
+            raise ValueError(
+                f"--given={name}=VALUE is missing: in training {name} was never hidden, so nothing is drawn without it"
+            )
 
 
 def _check_rollout(streams: Streams, options: SampleOptions, starts: bool) -> None:

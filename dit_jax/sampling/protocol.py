@@ -17,6 +17,7 @@ from dit_jax.diffusion.stream import Streams
 from dit_jax.sampling.shards import SAMPLES, SHARDS, shards_in, written_whole
 
 PROTOCOL = "protocol.json"
+MENTIONED = ("step",)  # what a protocol says for people: the weights decide, and folders of older versions lack it
 
 
 def check_writable(out: Path) -> None:
@@ -43,9 +44,9 @@ def claim(
     if (wrong := _difference(out, protocol, num)) and not overwrite:
         raise ValueError(f"{wrong}; choose another --out, or say --overwrite, and they are lost")
     if index > 0:
-        while _written(out) != protocol:
+        while _deciding(_written(out)) != _deciding(protocol):
             time.sleep(0.2)
-    elif wrong or _written(out) != protocol:
+    elif wrong or _deciding(_written(out)) != _deciding(protocol):
         _clear(out, streams)
         out.mkdir(parents=True, exist_ok=True)
         with written_whole(out / PROTOCOL) as part:
@@ -62,16 +63,21 @@ def digest(tree: Any) -> str:
 
 def _difference(out: Path, protocol: dict[str, Any], num: int) -> str:
     """What is wrong with going on in `out`: nothing where it holds no samples, or the first ones of this protocol."""
-    shards, old = shards_in(out), _written(out)
-    if not shards or (old == protocol and shards[-1].stop <= num):
+    shards, old, new = shards_in(out), _deciding(_written(out)), _deciding(protocol)
+    if not shards or (old == new and shards[-1].stop <= num):
         return ""
     if old is None:
         return f"{out} has samples, and no {PROTOCOL} that says of what"
-    if old == protocol:
+    if old == new:
         return f"{out} has samples up to {shards[-1].stop - 1}, which are more than --num={num}"
-    keys = [key for key in old | protocol if old.get(key) != protocol.get(key)]
-    changes = (f"{key}: {_said(old.get(key))} -> {_said(protocol.get(key))}" for key in keys)
+    keys = [key for key in old | new if old.get(key) != new.get(key)]
+    changes = (f"{key}: {_said(old.get(key))} -> {_said(new.get(key))}" for key in keys)
     return f"{out} has samples of another protocol, {', '.join(changes)}"
+
+
+def _deciding(protocol: Any) -> Any:
+    """The entries of a protocol on which its samples depend; None of none."""
+    return protocol and {key: value for key, value in protocol.items() if key not in MENTIONED}
 
 
 def _said(value: Any) -> str:

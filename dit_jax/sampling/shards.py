@@ -184,8 +184,13 @@ def _header(file: zipfile.ZipFile, name: str) -> Header:
 
 
 def _read_header(stream: IO[bytes]) -> Header:
-    np.lib.format.read_magic(stream)
-    shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
+    try:
+        np.lib.format.read_magic(stream)
+        shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
+    except ValueError as error:
+        raise zipfile.BadZipFile(f"{stream.name} is no array ({error})") from None
+    if dtype.hasobject:
+        raise zipfile.BadZipFile(f"{stream.name} holds Python objects, which are never read")
     return Header(shape, dtype)
 
 

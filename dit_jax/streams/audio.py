@@ -9,13 +9,16 @@ import numpy as np
 from dit_jax.diffusion.ddpm import PROCESSES
 from dit_jax.diffusion.gaussian import Gaussian
 from dit_jax.diffusion.levels import LEVELS, Quantile
-from dit_jax.diffusion.stream import Stream, View
+from dit_jax.diffusion.stream import Axis, Stream, View
+from dit_jax.media.paths import split_paths
 from dit_jax.media.sound import read_wav, standardised
 from dit_jax.media.spectrum import BASES, mel, spectrogram
 from dit_jax.names import choose
 from dit_jax.network.tokens import TIME, grid_shape, positions
 from dit_jax.schema import Range, called, checks
 from dit_jax.streams.image import PatchEmbed, PatchHead
+
+WINDOW = 128  # samples, of which a column of a picture is the spectrum; columns are half of it apart
 
 
 @checks
@@ -47,6 +50,7 @@ def audio(
         view=View(
             read=lambda text: read(text, length, rate),
             show=show,
+            axes=(Axis("s", 0.0, WINDOW / 2 / rate), Axis("Hz", rate / WINDOW, rate / WINDOW)),
             save=lambda x, path: save(x, path, rate),
             features=lambda x: features(x, rate),
         ),
@@ -56,7 +60,8 @@ def audio(
 def read(text: str, length: int, rate: int) -> np.ndarray:
     """'a.wav' or 'a.wav,b.wav' -> clips [k, length, 1], standardised, with silence after what is shorter.
 
-    Raises OSError for a file that is no WAV, ValueError for one of another rate, too long or silent; both name it.
+    Raises OSError for a file that is no whole WAV, ValueError for one of another rate, too long, silent or with samples
+    that are no sound; both name it.
     """
 
     def clip(file: str) -> np.ndarray:
@@ -69,7 +74,7 @@ def read(text: str, length: int, rate: int) -> np.ndarray:
         except ValueError as error:
             raise ValueError(f"{file}: {error}") from None
 
-    return np.stack([clip(file) for file in text.split(",")])
+    return np.stack([clip(file) for file in split_paths(text)])
 
 
 def save(x: np.ndarray, path: Path, rate: int) -> Path:
@@ -83,7 +88,7 @@ def save(x: np.ndarray, path: Path, rate: int) -> Path:
 
 def show(x: np.ndarray) -> np.ndarray:
     """Clips [k, length, 1] -> pictures of their spectra [k, 64, frames, 1]: low notes below, black to white 60 dB."""
-    energy = spectrogram(x, 128)[..., 1:]
+    energy = spectrogram(x, WINDOW)[..., 1:]
     loudest = energy.max((1, 2), keepdims=True) + 1e-12
     decibel = 10 * np.log10(energy / loudest + 1e-12)
     picture = np.clip(255 * (1 + decibel / 60), 0, 255).astype(np.uint8)

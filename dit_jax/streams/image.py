@@ -11,7 +11,7 @@ from dit_jax.diffusion.ddpm import PROCESSES
 from dit_jax.diffusion.gaussian import Gaussian
 from dit_jax.diffusion.levels import LEVELS, Quantile
 from dit_jax.diffusion.stream import Stream, View
-from dit_jax.media.image import MODES, read, to_uint8
+from dit_jax.media.image import MODES, colour, read, to_uint8
 from dit_jax.network.tokens import COLUMN, ROW, grid_shape, patchify, positions, unpatchify
 from dit_jax.schema import Range, called, checks
 
@@ -23,12 +23,14 @@ def image(
     process: Gaussian | str = "gaussian()",
     levels: Quantile | str = "logit_normal(mean=0.8, std=0.8)",
     codec: str = "",
+    background: str = "white",
 ) -> Stream:
     """An image or a latent of (height, width, channels), values scaled to [-1, 1], as patch x patch tokens.
 
     process, levels: objects, or calls of rows of PROCESSES and LEVELS, such as "gaussian(prediction='v')". codec: of
-    latents, the sha256 of the VAE that made them; of pixels, nothing. Raises ValueError for a patch that does not
-    divide the shape, and for a call that is none.
+    latents, the sha256 of the VAE that made them; of pixels, nothing. background: what files show where they are
+    transparent, a colour's name or #rrggbb. Raises ValueError for a patch that does not divide the shape, for a call
+    that is none and for an unknown colour.
     """
     grid = grid_shape(tuple(shape[:2]), (patch, patch))
     process = called(process, PROCESSES, "process")
@@ -42,7 +44,8 @@ def image(
         head=lambda width, dtype, name: PatchHead(predicted, (patch, patch), dtype, name=name),
         codec_id=codec,
         view=View(
-            read=(lambda text: read(text, tuple(shape))) if shape[-1] in MODES else None,
+            read=(lambda text: read(text, tuple(shape), background)) if shape[-1] in MODES else None,
+            background=colour(background),
             show=to_uint8,
             features=lambda x: x.reshape(len(x), -1),
         ),

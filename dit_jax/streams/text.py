@@ -1,5 +1,6 @@
 """Text: bytes, or tokens of a byte-pair encoding, masked one by one."""
 
+import codecs
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -59,13 +60,13 @@ def text(
 
 
 def read(value: str, length: int, vocabulary: int, merges: bpe.Merges) -> np.ndarray:
-    """'seven' -> its tokens [1, length]; 'In the beginning*' -> with all that is left in the place of * hidden.
+    r"""'seven' -> its tokens [1, length]; 'In the beginning*' -> with all that is left in the place of * hidden.
 
     One * is a gap, at the end, in front or in the middle, and a backslash before it makes it an asterisk. '@FILE' is
-    what the file says, in the same way. Raises ValueError for a text that is too long, has two gaps or bytes outside
-    the vocabulary, and OSError for a file that cannot be read.
+    what the file says, in the same way; a text that begins with @ itself is written '\@...'. Raises ValueError for a
+    text that is too long, has two gaps or bytes outside the vocabulary, and OSError for a file that cannot be read.
     """
-    said = Path(value[1:]).expanduser().read_bytes() if value.startswith("@") else value.encode()
+    said = contents(value[1:]) if value.startswith("@") else re.sub(r"\A\\@", "@", value).encode()
     parts = [part.replace(rb"\*", b"*") for part in re.split(rb"(?<!\\)\*", said)]
     tokens, most = [bpe.encode(part, merges) for part in parts], max(b"".join(parts), default=0)
     known, hidden = np.concatenate(tokens), vocabulary + len(merges)
@@ -78,6 +79,21 @@ def read(value: str, length: int, vocabulary: int, merges: bpe.Merges) -> np.nda
         raise ValueError(f"{value!r} has the byte {most}, but the text's bytes are 0 ... {vocabulary - 1}")
     left = length - len(known)
     return np.insert(known, [len(tokens[0])] * left, hidden if len(parts) == 2 else 0)[None]
+
+
+def contents(file: str) -> bytes:
+    """What a text file says: its bytes, without a byte-order mark and one newline at the end.
+
+    Raises OSError, naming the file, if it cannot be read, and ValueError if it is in UTF-16, as PowerShell writes.
+    """
+    try:
+        said = Path(file).expanduser().read_bytes()
+    except OSError as error:
+        why = f"cannot read the text {file}: {error.strerror}"
+        raise type(error)(rf"{why}; to begin a text with @ itself, write \@") from None
+    if said.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise ValueError(f"{file} is in UTF-16: iconv -f UTF-16 -t UTF-8 IN > OUT")
+    return re.sub(rb"\r?\n\Z", b"", said.removeprefix(codecs.BOM_UTF8))
 
 
 def to_bytes(rows: np.ndarray, pieces: Sequence[bytes]) -> list[bytes]:

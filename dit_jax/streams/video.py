@@ -8,7 +8,7 @@ from dit_jax.diffusion.gaussian import Gaussian
 from dit_jax.diffusion.levels import LEVELS, Quantile
 from dit_jax.diffusion.stream import Stream, View
 from dit_jax.media import clip
-from dit_jax.media.image import MODES, to_uint8
+from dit_jax.media.image import MODES, colour, to_uint8
 from dit_jax.network.tokens import COLUMN, ROW, TIME, grid_shape, positions
 from dit_jax.schema import called
 from dit_jax.streams.image import PatchEmbed, PatchHead
@@ -19,11 +19,12 @@ def video(
     patch: tuple[int, int, int] = (1, 4, 4),
     process: Gaussian | str = "gaussian()",
     levels: Quantile | str = "logit_normal(mean=0.8, std=0.8)",
+    background: str = "white",
 ) -> Stream:
     """A clip of (frames, height, width, channels), values scaled to [-1, 1], as tubelets of `patch` frames, rows and
     columns, one token each. The frames of a tubelet are a group: they share a level, and are given together.
 
-    process, levels, errors: as those of `image`.
+    process, levels, background, errors: as those of `image`.
     """
     grid = grid_shape(tuple(shape[:3]), patch)
     process = called(process, PROCESSES, "process")
@@ -37,8 +38,10 @@ def video(
         head=lambda width, dtype, name: PatchHead(predicted, patch, dtype, name=name),
         groups=grid[0],
         view=View(
-            read=(lambda text: clip.read(text, tuple(shape))) if shape[-1] in MODES else None,
+            read=(lambda text: clip.read(text, tuple(shape), background)) if shape[-1] in MODES else None,
+            background=colour(background),
             show=show,
+            frame=shape[2],
             save=clip.save,
             features=features,
         ),

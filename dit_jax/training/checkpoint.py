@@ -47,7 +47,7 @@ class DamagedError(CheckpointError):
 
     def __init__(self, path: Path, why: str):
         super().__init__(f"{path} is damaged: {why}")
-        self.path = path
+        self.path, self.why = path, why
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,17 +99,22 @@ def newest_good(
                 damaged[left[-1]] = error
             continue
         for harm in damaged.values():
-            print(f"{harm}{_set_aside(harm) if set_aside else ''}; step {path.name} is used")
+            print(f"{harm}{_as(put_aside(harm)) if set_aside else ''}; step {path.name} is used")
         return found
     raise CheckpointError("; ".join(map(str, damaged.values())) + ": none is left, and nothing was changed")
 
 
-def _set_aside(error: DamagedError) -> str:
+def _as(path: Path) -> str:
+    return f", and is set aside as {path.name}"
+
+
+def put_aside(error: DamagedError) -> Path:
+    """Rename what is damaged, so that it is no checkpoint any more, and return where it is."""
     path = error.path
     if jax.process_index() == 0:
         taken = [*path.parent.glob(f"{path.name}.damaged*")]
         path = path.rename(f"{path}.damaged{f'-{len(taken) + 1}' if taken else ''}")
-    return f", and is set aside as {path.name}"
+    return path
 
 
 # Reading ------------------------------------------------------------------------------------------------------------
@@ -147,6 +152,23 @@ def read_arrays(checkpoint: Checkpoint, wanted: dict[str, Any]) -> dict[str, Any
     if found.not_finite:
         raise DamagedError(checkpoint.path, f"{found.not_finite[0]} has values that are not finite")
     return {name: _by_name(tree, checkpoint.meta) for name, tree in arrays.items()}
+
+
+def check_on_host(checkpoint: Checkpoint) -> None:
+    """Read a checkpoint back, an item at a time, without a device. Raises DamagedError for arrays that are not those
+    that were written."""
+    for item, recorded in checkpoint.meta["fingerprints"].items():
+        for leaf, x in _with_orbax(checkpoint.path / item, _on_host).items():
+            if recorded[leaf].split()[1] != f"{fingerprint.host_checksum(x):08x}":
+                raise DamagedError(checkpoint.path, f"{item}/{leaf} is not what was written")
+
+
+def _on_host(reader: ocp.StandardCheckpointer, at: Path) -> dict[str, np.ndarray]:
+    tree = reader.metadata(at).item_metadata.tree
+    with ocp.PyTreeCheckpointer() as plain:
+        kinds = jax.tree.map(lambda leaf: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+        arrays = plain.restore(at, ocp.args.PyTreeRestore(restore_args=kinds))
+    return {fingerprint.leaf_name(path): x for path, x in jax.tree_util.tree_leaves_with_path(arrays)}
 
 
 def _check_layout(checkpoint: Checkpoint, item: str, wanted: dict[str, str]) -> None:

@@ -3,7 +3,11 @@
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+
+from dit_jax.network.dit import parameter_shapes
+from dit_jax.run import Run
 
 # Dense bf16 operations a second of one device, from the vendors' data sheets. Names are those of
 # `jax.Device.device_kind`.
@@ -21,6 +25,22 @@ PEAK = {
 
 # Products of queries and keys, [B, n, heads, d] and [B, N, heads, d], in the kernels that attention may be.
 ATTENTION = {"dot_product_attention_fwd_wrapper": 2, "dot_product_attention_bwd_wrapper": 5}
+
+
+def flops(run: Run) -> int:
+    """Operations in the matrix products of an update; three forward passes' worth, by the convention of MFU."""
+    n = run.data.batch_size
+    shapes = {
+        name: jax.ShapeDtypeStruct((n, *stream.shape), stream.process.dtype) for name, stream in run.streams.items()
+    }
+    levels = {name: jax.ShapeDtypeStruct((n,), jnp.float32) for name in shapes}
+    return 3 * matmul_flops(run.model.apply, parameter_shapes(run.model), shapes, levels)
+
+
+def peak(mesh: jax.sharding.Mesh) -> float | None:
+    """Operations a second that the whole mesh could do, where the data sheet is known."""
+    one = PEAK.get(mesh.devices.flat[0].device_kind)
+    return one and one * mesh.size
 
 
 def matmul_flops(function: Callable, *arguments) -> int:

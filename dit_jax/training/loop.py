@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,24 +17,25 @@ from dit_jax.diffusion.keys import domain
 from dit_jax.diffusion.objective import OBJECTIVES
 from dit_jax.diffusion.stream import in_data
 from dit_jax.network.dit import parameter_shapes
-from dit_jax.network.layout import token_counts
-from dit_jax.parallel.mesh import AnyMesh, check_division, make_mesh
-from dit_jax.parallel.modes import MODES, Mode
-from dit_jax.progress import progress
+from dit_jax.parallel.modes import Mode
+from dit_jax.progress import announced, progress
 from dit_jax.run import Run
 from dit_jax.sampling.draw import draw, gather
 from dit_jax.sampling.plan import make_plan
-from dit_jax.sampling.sheet import sheet
+from dit_jax.sampling.sheet import sheet, texts, title_of
 from dit_jax.training import checkpoint
-from dit_jax.training.flops import PEAK, matmul_flops
+from dit_jax.training.flops import flops, peak
 from dit_jax.training.held_out import HeldOut, held_out_loss
 from dit_jax.training.initial import fitted, trainable
 from dit_jax.training.lock import locked
 from dit_jax.training.metrics import Meter, Writer, write_json
 from dit_jax.training.optimizer import updates_made
+from dit_jax.training.placement import placement, rows_here
 from dit_jax.training.saving import NotFiniteError, Saver
 from dit_jax.training.step import State, Step, make_init, make_step
 from dit_jax.training.stopping import Watcher, silence, watched
+
+PICTURES = "samples"  # what pictures and texts are called, in front of their step
 
 
 class Diverged(ValueError):
@@ -52,7 +53,8 @@ def train(run: Run, workdir: Path, initial: Any = None) -> None:
     if run.sample.every:
         make_plan(run.streams, run.sample)  # so that what is given can be read, and drawn from
     mesh, mode = placement(run)
-    source = sources.load(run.data.name, "train", run.data.dir, in_data(run.streams))
+    with announced(f"reading {run.data.name}"):
+        source = sources.load(run.data.name, "train", run.data.dir, in_data(run.streams))
     examples = pipeline.examples(source, run.train.seed, run.data.augment, run.streams, run.data.unreadable)
     workdir.mkdir(parents=True, exist_ok=True)
     with locked(workdir), Saver(workdir, run.checkpoint.keep) as saver:
@@ -69,11 +71,12 @@ def train(run: Run, workdir: Path, initial: Any = None) -> None:
             except Diverged:
                 raise
             except Exception:
-                with contextlib.suppress(Exception):  # an update that failed has taken the state with it
+                with contextlib.suppress(Exception), watcher.saving():  # an update that failed has taken the state
                     if not training.unchanged():
                         training.end()
                 raise
-            sentence = training.end()
+            with watcher.saving():
+                sentence = training.end()
     print(sentence)
 
 
@@ -146,6 +149,8 @@ def _train(
 ) -> None:
     """All updates that are left; after a divergence, from the newest checkpoint, past the batches that broke it."""
     run = training.run
+    if training.step >= run.train.steps:
+        return
     held_out = held_out_loss(run, mesh)
     with progress(run.train.steps, training.step, "training") as show:
         for rollbacks_left in range(run.train.rollback, -1, -1):
@@ -163,11 +168,15 @@ def _train(
 
 
 def _updates(training: Training, watcher: Watcher, reporter: "Reporter", examples: pipeline.Examples) -> None:
-    run, mode, rows = training.run, training.mode, _rows(training.run)
+    run, mode, rows = training.run, training.mode, rows_here(training.run)
     batches = pipeline.batches(examples, training.position, run.data.batch_size, rows, run.data.threads)
     placed_rows = mode.put({"rows": np.arange(run.data.batch_size)[rows]})["rows"]
+    begun = training.step
+    reporter.before_first_step()
     while training.step < run.train.steps and not watcher.asked:
         batch = mode.put(next(batches))
+        if training.step == begun:
+            reporter.show(begun, doing="compiling")
         with watcher.updating:
             training.state, metrics = training.update(training.state, batch, placed_rows)
             training.step, training.position = training.step + 1, training.position + 1
@@ -200,6 +209,14 @@ class Reporter:
         self.training, self.meter, self.writer, self.show = training, meter, writer, show
         self.mesh, self.held_out = mesh, held_out
 
+    def before_first_step(self) -> None:
+        """What an untrained network draws, once; then the first batch is read."""
+        training = self.training
+        is_drawn = training.saved == 0 and any(training.workdir.glob(f"{PICTURES}_0000000.*"))
+        if training.run.sample.every and training.step == 0 and not is_drawn:
+            self.picture()
+        self.show(training.step, doing="reading data")
+
     def after_step(self, metrics: dict, watcher: Watcher) -> None:
         """Report, draw and save, if it is time to."""
         training, run = self.training, self.training.run
@@ -209,14 +226,24 @@ class Reporter:
         if step % run.train.log_every == 0 or is_last:
             self.numbers()
         if run.sample.every and step % run.sample.every == 0:
-            with self.meter.paused():
-                drawn = gather(draw(run, training.mode.plain(training.state).ema, self.mesh, run.sample))
-                self.writer.picture(step, "samples", sheet(run.streams, drawn))
+            self.picture()
         if step % run.checkpoint.every == 0 and not is_last:
             self.meter.fetch()
             self.check(at_save=True)
-            with watcher.updating:
+            with watcher.saving():
                 training.save()
+
+    def picture(self) -> None:
+        """What the averaged parameters draw: a contact sheet, and the texts, of which the first is printed."""
+        training, run, step = self.training, self.training.run, self.training.step
+        self.show(step, doing="drawing")
+        with self.meter.paused():
+            drawn = gather(draw(run, training.mode.plain(training.state).ema, self.mesh, run.sample))
+            page = sheet(run.streams, drawn, title_of(training.workdir, step, run.sample))
+            self.writer.picture(step, PICTURES, page)
+            if said := texts(run.streams, drawn, run.streams):
+                self.writer.text(step, PICTURES, "\n".join(said))
+                print(f"step {step:,}, sample {said[0]}", flush=True)
 
     def numbers(self) -> None:
         """One line of metrics.jsonl, and the most important of it on the terminal."""
@@ -282,32 +309,6 @@ def training_keys(seed: int, apart: bool = True) -> tuple[jax.Array, jax.Array]:
     return init_key, root
 
 
-def placement(run: Run, devices: Sequence[jax.Device] | None = None) -> tuple[jax.sharding.Mesh, Mode]:
-    """The mesh of a run and its mode, on the devices there are, or on others. Raises ValueError, naming the option, for
-    a mesh that does not suit the run."""
-    mesh = make_mesh(**run.parallel.axes(), devices=devices)
-    check_mesh(run, mesh)
-    return mesh, MODES[run.parallel.mode](mesh)
-
-
-def check_mesh(run: Run, mesh: AnyMesh) -> None:
-    """Raises ValueError, naming the option, for a mesh that does not suit a run, and says what stays whole in it."""
-    mode = MODES[run.parallel.mode](mesh)
-    parts = mode.parts * run.train.accumulation
-    if run.data.batch_size % parts:
-        raise ValueError(
-            f"data.batch_size = {run.data.batch_size} is not divisible by {parts}: "
-            f"{mode.parts} devices x train.accumulation = {run.train.accumulation}"
-        )
-    tokens = sum(token_counts(run.streams).values())
-    for axis, name, size in (("tensor", "model.heads", run.model.heads), ("context", "the number of tokens", tokens)):
-        if size % mesh.shape[axis]:
-            raise ValueError(f"parallel.{axis} = {mesh.shape[axis]} does not divide {name} = {size}")
-    for axis, share in check_division(parameter_shapes(run.model), mesh).items():
-        if share:
-            print(f"parallel.{axis} = {mesh.shape[axis]}: {share:.1%} of the parameters stay whole on each device")
-
-
 def described(run: Run, examples: int, mesh: jax.sharding.Mesh, operations: int) -> str:
     """The first line of a run: its data, network and devices, and the operations of an update."""
     shapes = parameter_shapes(run.model)
@@ -319,25 +320,3 @@ def described(run: Run, examples: int, mesh: jax.sharding.Mesh, operations: int)
         f"{data}: {examples:,} examples{classes}; {parameters:,} parameters; {mesh.size} x "
         f"{mesh.devices.flat[0].device_kind}; {operations:.3g} operations an update"
     )
-
-
-def _rows(run: Run) -> slice:
-    """The rows of a global batch that this process loads."""
-    share = run.data.batch_size // jax.process_count()
-    return slice(jax.process_index() * share, (jax.process_index() + 1) * share)
-
-
-def flops(run: Run) -> int:
-    """Operations in the matrix products of an update; three forward passes' worth, by the convention of MFU."""
-    n = run.data.batch_size
-    shapes = {
-        name: jax.ShapeDtypeStruct((n, *stream.shape), stream.process.dtype) for name, stream in run.streams.items()
-    }
-    levels = {name: jax.ShapeDtypeStruct((n,), jnp.float32) for name in shapes}
-    return 3 * matmul_flops(run.model.apply, parameter_shapes(run.model), shapes, levels)
-
-
-def peak(mesh: jax.sharding.Mesh) -> float | None:
-    """Operations a second that the whole mesh could do, where the data sheet is known."""
-    one = PEAK.get(mesh.devices.flat[0].device_kind)
-    return one and one * mesh.size

@@ -52,6 +52,11 @@ class Writer:
         self._board.add_image(name, image, step, dataformats="HWC")
         Image.fromarray(image).save(self._workdir / f"{name}_{step:07d}.png")
 
+    def text(self, step: int, name: str, text: str) -> None:
+        """A text: to TensorBoard, and to WORKDIR/NAME_STEP.txt."""
+        self._board.add_text(name, f"```\n{text}\n```", step)  # as it is, where Markdown would change it
+        (self._workdir / f"{name}_{step:07d}.txt").write_text(f"{text}\n", encoding="utf-8")
+
     def __enter__(self) -> "Writer":
         return self
 
@@ -122,7 +127,8 @@ class Meter:
         jax.block_until_ready(self._pending)
         begin = time.monotonic()
         yield
-        self._since += time.monotonic() - begin
+        if self._since:  # else the first update is still to come, which begins the time
+            self._since += time.monotonic() - begin
 
     def fetch(self) -> None:
         """Wait for the updates so far, and count the skipped ones."""

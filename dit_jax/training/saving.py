@@ -1,4 +1,5 @@
-"""Writing checkpoints by Orbax: in the background, moved into place in one rename, the oldest removed in one rename."""
+"""Writing checkpoints by Orbax: in the background, moved into place in one rename, read back, and only then the oldest
+removed, in one rename."""
 
 import contextlib
 import json
@@ -12,7 +13,20 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
-from dit_jax.training.checkpoint import ARRAYS, ITEMS, LAYOUT, CheckpointError, digest, directory_of, steps, versions
+from dit_jax.training.checkpoint import (
+    ARRAYS,
+    ITEMS,
+    LAYOUT,
+    CheckpointError,
+    DamagedError,
+    check_on_host,
+    digest,
+    directory_of,
+    load,
+    put_aside,
+    steps,
+    versions,
+)
 from dit_jax.training.fingerprint import survey
 from dit_jax.training.lock import locked
 from dit_jax.training.orbax_noise import hush
@@ -30,7 +44,8 @@ class Saver:
     """Checkpoints of a run that trains, of which the newest `keep` stay.
 
     To be used in a `with`, which waits for what is being written, and by one process at a time (see lock.py). A write
-    that fails, such as on a full disk, is a warning, and an error only if it was the last one.
+    that fails, such as on a full disk, or that cannot be read back, is a warning, and an error only if it was the last
+    one.
     """
 
     def __init__(self, workdir: str | Path, keep: int):
@@ -49,7 +64,7 @@ class Saver:
         self.wait()
         self._close()
         if self._failure and kind is None:
-            raise CheckpointError(f"{self._failure}: free some space, and run the same command again")
+            raise CheckpointError(f"{self._failure}: see to the disk, and run the same command again")
 
     @property
     def newest(self) -> int | None:
@@ -105,9 +120,27 @@ class Saver:
         """Until it is written, in the background; a failure is said at once."""
         try:
             manager.wait_until_finished()
-            self._purge()
+            if jax.process_index() == 0:
+                self._read_back(step)
+                self._rotate()
         except Exception as error:
             self._failed(step, error)
+
+    def _read_back(self, step: int) -> None:
+        """Raises DamagedError, and sets it aside, if a checkpoint is not what was to be written."""
+        try:
+            check_on_host(load(directory_of(self._workdir) / str(step)))
+        except DamagedError as error:
+            put_aside(error)
+            raise
+
+    def _rotate(self) -> None:
+        """Remove all but the newest, each in one rename."""
+        directory = directory_of(self._workdir)
+        for step in steps(self._workdir)[: -self._keep]:
+            (directory / REMOVED).mkdir(exist_ok=True)
+            (directory / str(step)).rename(directory / REMOVED / str(step))
+        self._purge()
 
     def wait(self) -> None:
         """Wait for what is being written. After a failure the manager remembers steps that are not there: close it."""
@@ -133,8 +166,7 @@ class Saver:
             if not half_written:
                 break
             time.sleep(0.1)
-        options = ocp.CheckpointManagerOptions(max_to_keep=self._keep, todelete_subdir=REMOVED)
-        return ocp.CheckpointManager(directory, item_names=ITEMS, options=options)
+        return ocp.CheckpointManager(directory, item_names=ITEMS)
 
     def _close(self) -> None:
         if self._manager is not None:
@@ -150,6 +182,8 @@ class Saver:
 
 def _reason(error: Exception) -> str:
     """Of a write that failed: what the system says, which TensorStore has in the middle of a long line."""
+    if isinstance(error, DamagedError):
+        return error.why
     found = re.search(r": ([^:\[]+) \[os_error_code=", str(error))
     return getattr(error, "strerror", None) or (found[1] if found else type(error).__name__)
 

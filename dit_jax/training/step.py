@@ -85,8 +85,7 @@ def make_step(
     global batch and noise belongs to its rows, so it does not matter how the rows are dealt out to devices. All
     randomness of an update follows from the key `root` and the step. uncertainty: (params, t) -> that of each stream's
     loss, {name: [b]}; the loss in the metrics goes without. trainable: updates -> updates, 0 for frozen parameters.
-    `axis` is the mapped axis under pmap: means over it are
-    explicit there, and implied by the shardings under jit.
+    `axis` is the mapped axis under pmap: means over it are explicit there, and implied by the shardings under jit.
 
     An update whose loss or gradient is not finite is skipped: nothing changes but the count of steps, and the metrics
     say so. With `spike`, so is one whose gradient norm is so many standard deviations beyond those before it.

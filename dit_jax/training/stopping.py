@@ -17,11 +17,13 @@ from collections.abc import Callable, Iterator
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 PATIENCE = 3.0  # seconds for the training thread to end its update and save
 LAST_RESORT = 4.0  # seconds more for it to let go of the state
-FIRST_STEP, LEAST, TIMES = 3600.0, 300.0, 50.0  # the watchdog's limit: until the first step; at least; slowest steps
+# The watchdog's limit: until the first step, and while a checkpoint is written; at least; in slowest steps so far.
+LONGEST, LEAST, TIMES = 3600.0, 300.0, 50.0
 
 
 class Watcher:
-    """What watches a run. `asked` says whether it should stop; `updating` guards the state while it is replaced.
+    """What watches a run. `asked` says whether it should stop; `updating` guards the state while it is replaced, and
+    `saving()` while it is written.
 
     save: () -> the sentence that a run ends with; it saves what there is. unchanged: () -> the sentence that it ends
     with where nothing is new since the newest checkpoint, and nothing where something is. watchdog: seconds without a
@@ -33,7 +35,7 @@ class Watcher:
         self.updating = threading.Lock()
         self._save, self._unchanged, self._watchdog = save, unchanged, watchdog
         self._last, self._slowest, self._steps = time.monotonic(), 0.0, 0
-        self._heard, self._deadline = 0, float("inf")
+        self._heard, self._deadline, self._is_saving = 0, float("inf"), False
         self._over = threading.Event()
 
     def step(self) -> None:
@@ -42,6 +44,16 @@ class Watcher:
         if self._steps:  # the first one compiles
             self._slowest = max(self._slowest, now - self._last)
         self._last, self._steps = now, self._steps + 1
+
+    @contextlib.contextmanager
+    def saving(self) -> Iterator[None]:
+        """The training thread saves in here, which takes as long as it takes: nobody else begins to."""
+        with self.updating:
+            self._is_saving, self._last = True, time.monotonic()
+            try:
+                yield
+            finally:
+                self._is_saving, self._last = False, time.monotonic()
 
     def stop(self) -> None:
         """Ask the training thread to stop; where it does not, the watcher saves and ends the process."""
@@ -52,7 +64,7 @@ class Watcher:
         """Seconds without a step that are too many."""
         if self._watchdog >= 0:
             return self._watchdog or float("inf")
-        return FIRST_STEP if self._steps < 2 else max(LEAST, TIMES * self._slowest)
+        return LONGEST if self._steps < 2 or self._is_saving else max(LEAST, TIMES * self._slowest)
 
     def watch(self, signals: int) -> None:
         """What the thread does: read signals from a pipe, and look at the clock, until training is over."""
@@ -64,19 +76,24 @@ class Watcher:
                     os._exit(128 + number)
                 self.stop()
             now = time.monotonic()
-            if now > self._deadline:
+            if now > self._deadline and not self._is_saving:
                 self._rescue()
             if now - self._last > self.limit:
                 self._give_up()
 
     def _rescue(self) -> None:
-        """Save and end the process: the training thread is waiting for data, compiling or drawing."""
+        """Save and end the process, unless the training thread does: it is waiting for data, compiling or drawing."""
         if not self.updating.acquire(timeout=LAST_RESORT):
+            if self._is_saving:
+                return
             if sentence := self._unchanged():
                 self._leave(0, sentence)
             self._leave(1, "stopped in the middle of a step that does not end: what is saved is the newest checkpoint")
-        if not self._over.is_set():
-            self._leave(0, self._save())
+        try:
+            if not self._over.is_set():
+                self._leave(0, self._save())
+        finally:
+            self.updating.release()
 
     def _give_up(self) -> None:
         faulthandler.dump_traceback(all_threads=True)
