@@ -105,7 +105,7 @@ TABLE: dict[str, list[tuple[str, str, str]]] = {
     ],
     "planning/hlo.py": [
         ("        if channel[1] in seen:\n            return None\n", "", "planning"),
-        ("        size *= len(group)\n", "", "planning"),
+        ("size *= len(group)", "size *= 2", "planning"),
         ("limits, default=1) // _stride(condition, body)", "limits, default=1)", "planning"),
     ],
     "planning/roofline.py": [
