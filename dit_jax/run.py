@@ -17,6 +17,7 @@ from dit_jax.diffusion.solvers import SOLVERS
 from dit_jax.diffusion.stream import Predict, Streams
 from dit_jax.names import ConfigError
 from dit_jax.network.dit import DiT
+from dit_jax.parallel.mesh import AXES
 from dit_jax.parallel.modes import MODES
 from dit_jax.schema import EACH, Range, check_fields
 from dit_jax.training.optimizer import Optimizer
@@ -89,6 +90,10 @@ class ParallelOptions:
 
     def __post_init__(self) -> None:
         check_fields(self)
+
+    def axes(self) -> dict[str, int]:
+        """The sizes of the mesh, by the names of its axes."""
+        return {axis: getattr(self, axis) for axis in AXES}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

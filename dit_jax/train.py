@@ -27,7 +27,8 @@ from dit_jax.diffusion.gaussian import velocity
 from dit_jax.pretrained import weights
 from dit_jax.restore import restore_run
 from dit_jax.run import Run
-from dit_jax.training.loop import placement, train
+from dit_jax.training.loop import train
+from dit_jax.training.placement import placement
 
 
 def main(

@@ -91,7 +91,6 @@ TABLE: dict[str, list[tuple[str, str, str]]] = {
         ("    reporter.before_first_step()\n", "", "loop"),
         ("(workdir, run.checkpoint.keep)", "(workdir, 2)", "wiring"),
         ("plain(training.state).ema, self.mesh", "plain(training.state).params, self.mesh", "wiring"),
-        ("jax.process_index() * share,", "0 * share,", "loop"),
         ("run.train.seed, apart)", "run.train.seed)", "old_checkpoints"),
         ('domain(key, "init"), domain(key, "train")', "jax.random.split(key)", "keys"),
         ("with self.meter.paused():\n            drawn", "if True:\n            drawn", "loop"),
@@ -99,7 +98,23 @@ TABLE: dict[str, list[tuple[str, str, str]]] = {
         ('{"data_position": self.position}', "{}", "divergence"),
         ("writer.rewind(training.step)", "pass", "divergence"),
         ("if self.saved != self.step:", "if True:", "stopping loop"),
+    ],
+    "training/placement.py": [
+        ("jax.process_index() * share,", "0 * share,", "loop"),
         ("if size % mesh.shape[axis]:", "if False:", "config"),
+    ],
+    "planning/hlo.py": [
+        ("        if channel[1] in seen:\n            return None\n", "", "planning"),
+        ("size *= len(group)", "size *= 2", "planning"),
+        ("limits, default=1) // _stride(condition, body)", "limits, default=1)", "planning"),
+    ],
+    "planning/roofline.py": [
+        ("rounds = 2 if", "rounds = 1 if", "planning"),
+        ("* (count - 1) / count", "", "planning"),
+    ],
+    "planning/estimate.py": [
+        ("2 * times * split", "times * split", "planning"),
+        ("(saved(2 * FEW) - saved(FEW))", "saved(FEW)", "planning"),
     ],
     "training/checkpoint.py": [
         ('jnp.asarray(meta["step"], jnp.int32)', "jnp.asarray(0, jnp.int32)", "checkpoint"),
@@ -530,7 +545,7 @@ TABLE: dict[str, list[tuple[str, str, str]]] = {
     ],
     "training/stopping.py": [
         ("if self._heard > 1:", "if self._heard > 2:", "stopping"),
-        ("if now > self._deadline:", "if False:", "stopping"),
+        ("if now > self._deadline and", "if False and", "stopping"),
         ("if now - self._last > self.limit:", "if False:", "stopping"),
         ("if sentence := self._unchanged():", "if sentence := False:", "stopping"),
         ("        signal.set_wakeup_fd(wakeup)\n", "", "stopping"),

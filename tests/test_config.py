@@ -13,7 +13,7 @@ from dit_jax.configs import audio_digits, digits, digits_meanflow, fashion_mnist
 from dit_jax.names import ConfigError
 from dit_jax.network.layers import PUBLISHED
 from dit_jax.parallel.mesh import make_mesh
-from dit_jax.training.loop import placement
+from dit_jax.training.placement import placement
 
 
 def changed(path: str, value) -> dict:

@@ -25,6 +25,7 @@ from dit_jax.sampling.draw import draw, gather
 from dit_jax.sampling.sheet import sheet, title_of
 from dit_jax.training import flops, loop, metrics
 from dit_jax.training.loop import train
+from dit_jax.training.placement import rows_here
 
 pytestmark = pytest.mark.usefixtures("quick")
 
@@ -253,7 +254,7 @@ def test_the_rows_of_all_hosts_are_the_batch_each_once(hosts, monkeypatch):
     shares = []
     for host in range(hosts):
         monkeypatch.setattr(jax, "process_index", lambda host=host: host)
-        shares.append(np.arange(12)[loop._rows(run)].tolist())
+        shares.append(np.arange(12)[rows_here(run)].tolist())
     assert [*itertools.chain(*shares)] == [*range(12)] and {len(share) for share in shares} == {12 // hosts}
 
 

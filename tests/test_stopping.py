@@ -193,8 +193,9 @@ def stuck(*_, **__):
     time.sleep(1000)
 
 if where == "compiling":
-    real = loop.MODES["jit"]
-    loop.MODES["jit"] = lambda mesh: real(mesh)._replace(compile=lambda step: stuck)
+    from dit_jax.parallel.modes import MODES
+    real = MODES["jit"]
+    MODES["jit"] = lambda mesh: real(mesh)._replace(compile=lambda step: stuck)
 elif where == "data":
     real_batches = pipeline.batches
     def batches(*arguments, **options):

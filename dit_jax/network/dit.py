@@ -9,6 +9,7 @@ Axes: B batch, n tokens (queries), N tokens (keys), D width, h heads, d head wid
 level.
 """
 
+import functools
 from typing import Annotated, Any, Literal, cast
 
 import flax.linen as nn
@@ -311,3 +312,9 @@ class DiT(nn.Module):
             for name, stream in drawable(self.streams).items()
         }
         return {name: constrain(head(parts[name]), ROWS).astype(jnp.float32) for name, head in heads.items()}
+
+
+@functools.lru_cache(maxsize=32)
+def parameter_shapes(model: DiT) -> Any:
+    """Shapes and types of a network's parameters, as `init` would make them; nothing is computed."""
+    return jax.eval_shape(model.init, jax.random.key(0))

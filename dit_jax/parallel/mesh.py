@@ -5,12 +5,15 @@ import re
 from collections.abc import Sequence
 
 import jax
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.experimental.mesh_utils import create_device_mesh
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 AXES = ("data", "fsdp", "context", "tensor")
 ROWS = ("data", "fsdp")  # examples are split over both; fsdp splits parameters as well
 BATCH = P(ROWS)
+
+AnyMesh = Mesh | AbstractMesh  # of devices, or of sizes alone
 
 # The first rule whose pattern is found in a parameter's path names an axis of the mesh for each of its dimensions. The
 # optimizer's and the average's copies have the same paths, so they follow. Blocks are stacked: their first axis is
@@ -24,13 +27,25 @@ RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
 )
 
 
-def make_mesh(data: int = -1, fsdp: int = 1, context: int = 1, tensor: int = 1) -> Mesh:
-    """A mesh over all devices; one axis may be -1 and takes what the others leave. One device is a mesh of 1.
+def make_mesh(
+    data: int = -1, fsdp: int = 1, context: int = 1, tensor: int = 1, devices: Sequence[jax.Device] | None = None
+) -> Mesh:
+    """A mesh over all devices, or those given; one axis may be -1 and takes what the others leave. One device is a mesh
+    of 1.
 
     Raises ValueError if the axes do not multiply to the number of devices.
     """
+    devices = jax.devices()[: jax.device_count()] if devices is None else devices
+    sizes = mesh_sizes(len(devices), data, fsdp, context, tensor)
+    # Chips of a torus may be split among axes in any way: 8 x 8 x 8 is a mesh of 32 x 16 as well.
+    placed = create_device_mesh(tuple(sizes.values()), devices, allow_split_physical_axes=True)
+    return Mesh(placed, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def mesh_sizes(count: int, data: int = -1, fsdp: int = 1, context: int = 1, tensor: int = 1) -> dict[str, int]:
+    """{axis: size} of a mesh of so many devices. Raises ValueError as `make_mesh` does."""
     sizes = dict(zip(AXES, (data, fsdp, context, tensor), strict=True))
-    count, free = jax.device_count(), [axis for axis, size in sizes.items() if size == -1]
+    free = [axis for axis, size in sizes.items() if size == -1]
     asked = ", ".join(f"parallel.{axis} = {size}" for axis, size in sizes.items())
     if len(free) > 1 or any(size < 1 and size != -1 for size in sizes.values()):
         raise ValueError(f"{asked}: sizes are at least 1, and at most one is -1")
@@ -39,10 +54,10 @@ def make_mesh(data: int = -1, fsdp: int = 1, context: int = 1, tensor: int = 1) 
         raise ValueError(f"{asked}: does not fit {count} devices; set one of them to -1")
     for axis in free:
         sizes[axis] = count // fixed
-    return jax.make_mesh(tuple(sizes.values()), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+    return sizes
 
 
-def shardings(tree, mesh: Mesh, rules: Sequence = RULES):
+def shardings(tree, mesh: AnyMesh, rules: Sequence = RULES):
     """The sharding of every leaf of a tree of arrays or ShapeDtypeStructs, by the rules.
 
     A dimension that its axis does not divide stays whole (see `check_division`).
@@ -57,7 +72,7 @@ def shardings(tree, mesh: Mesh, rules: Sequence = RULES):
     return jax.tree_util.tree_map_with_path(of, tree)
 
 
-def check_division(tree, mesh: Mesh, rules: Sequence = RULES, most: float = 0.1) -> dict[str, float]:
+def check_division(tree, mesh: AnyMesh, rules: Sequence = RULES, most: float = 0.1) -> dict[str, float]:
     """The share of a tree's values that an axis of the mesh leaves whole where a rule would split them, by axis.
 
     Raises ValueError for a share above `most`: each device of that axis would hold, and update, a copy.
@@ -97,6 +112,6 @@ def constrain(x: jax.Array, *axes: str | tuple[str, ...] | None) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, P(*axes))
 
 
-def batch_devices(mesh: Mesh) -> int:
+def batch_devices(mesh: AnyMesh) -> int:
     """Into how many parts a batch is split."""
     return mesh.shape["data"] * mesh.shape["fsdp"]

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, SingleDeviceSharding
+from jax.sharding import NamedSharding, SingleDeviceSharding
 
-from dit_jax.parallel.mesh import BATCH, batch_devices, shardings
+from dit_jax.parallel.mesh import BATCH, AnyMesh, batch_devices, shardings
 
 AXIS = "devices"
 
@@ -28,7 +28,7 @@ class Mode(NamedTuple):
     put: Callable[[dict[str, np.ndarray]], dict]  # this process's rows of a batch, to its devices
 
 
-def jit_mode(mesh: Mesh) -> Mode:
+def jit_mode(mesh: AnyMesh) -> Mode:
     """State laid out by the rules table, born sharded; XLA derives the communication."""
     batch = NamedSharding(mesh, BATCH)
 
@@ -59,7 +59,7 @@ def jit_mode(mesh: Mesh) -> Mode:
     return Mode(None, batch_devices(mesh), abstract, create, same, same, compile, put)
 
 
-def pmap_mode(mesh: Mesh) -> Mode:
+def pmap_mode(mesh: AnyMesh) -> Mode:
     """A whole state on every device, and the step averages over them: data parallelism, written out."""
     if batch_devices(mesh) != mesh.shape["data"] or mesh.shape["data"] != mesh.size:
         raise ValueError("parallel.mode = 'pmap' splits data only: set parallel.fsdp, context and tensor to 1")

@@ -49,13 +49,23 @@ def draw(
         raise ValueError(f"sample.weak = {options.weak!r} is not loaded: only sample.py does, with --weak")
     plan = make_plan(run.streams, options, examples, start)
     models, params = networks(run, params, mesh, weak)
-    sampler = _sampler(run, models, mesh, _compiled_for(options), plan.order)
+    sampler = compiled_sampler(run, models, mesh, options, plan.order)
     w = jax.tree.map(np.float32, options.excess())
     spread = NamedSharding(mesh, BATCH)
     rows = range(options.num) if rows is None else rows
     for these in equal_batches(options.num, options.batch, mesh, rows):
         sample = sampler(params, jax.random.key(options.seed), w, *jax.device_put(plan.take(these), spread))
         yield {name: np.asarray(array)[: rows.stop - these[0]] for name, array in sample.items()}
+
+
+def compiled_sampler(
+    run: Run, models: tuple[DiT, ...], mesh: Mesh, options: SampleOptions, order: Order
+) -> Callable[..., dict[str, Array]]:
+    """(parameters, key, w, rows, given, start) -> samples, jitted, and the same one for all that ask for the same.
+
+    w: the guidance scale less one, or one for each stream, or None for no guidance.
+    """
+    return _sampler(run, models, mesh, _compiled_for(options), order)
 
 
 def _compiled_for(options: SampleOptions) -> SampleOptions:
@@ -69,10 +79,6 @@ def _compiled_for(options: SampleOptions) -> SampleOptions:
 def _sampler(
     run: Run, models: tuple[DiT, ...], mesh: Mesh, options: SampleOptions, order: Order
 ) -> Callable[..., dict[str, Array]]:
-    """(parameters, key, w, rows, given, start) -> samples, compiled once for all that ask for the same.
-
-    w: the guidance scale less one, or one for each stream, or None for no guidance.
-    """
     streams = revealing(run.streams, REVEALS[options.reveal])
     longer, grid, solver = options.longer(), grids.GRIDS[options.grid], SOLVERS[options.solver]
 

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dit_jax.network.dit import parameter_shapes
 from dit_jax.run import Run
 
 # Dense bf16 operations a second of one device, from the vendors' data sheets. Names are those of
@@ -33,7 +34,7 @@ def flops(run: Run) -> int:
         name: jax.ShapeDtypeStruct((n, *stream.shape), stream.process.dtype) for name, stream in run.streams.items()
     }
     levels = {name: jax.ShapeDtypeStruct((n,), jnp.float32) for name in shapes}
-    return 3 * matmul_flops(run.model.apply, jax.eval_shape(run.model.init, jax.random.key(0)), shapes, levels)
+    return 3 * matmul_flops(run.model.apply, parameter_shapes(run.model), shapes, levels)
 
 
 def peak(mesh: jax.sharding.Mesh) -> float | None:

@@ -16,9 +16,8 @@ from dit_jax.diffusion.joint_levels import JOINT_LEVELS
 from dit_jax.diffusion.keys import domain
 from dit_jax.diffusion.objective import OBJECTIVES
 from dit_jax.diffusion.stream import in_data
-from dit_jax.network.layout import token_counts
-from dit_jax.parallel.mesh import check_division, make_mesh
-from dit_jax.parallel.modes import MODES, Mode
+from dit_jax.network.dit import parameter_shapes
+from dit_jax.parallel.modes import Mode
 from dit_jax.progress import announced, progress
 from dit_jax.run import Run
 from dit_jax.sampling.draw import draw, gather
@@ -31,6 +30,7 @@ from dit_jax.training.initial import fitted, trainable
 from dit_jax.training.lock import locked
 from dit_jax.training.metrics import Meter, Writer, write_json
 from dit_jax.training.optimizer import updates_made
+from dit_jax.training.placement import placement, rows_here
 from dit_jax.training.saving import NotFiniteError, Saver
 from dit_jax.training.step import State, Step, make_init, make_step
 from dit_jax.training.stopping import Watcher, silence, watched
@@ -134,7 +134,7 @@ def begin(run: Run, mode: Mode, saver: Saver, workdir: Path, data: dict | None, 
     else:
         step = saved = int(state.step)
         print(f"resuming from step {step} of {workdir}")
-    update = mode.compile(_step(run, root, mode))
+    update = mode.compile(make_update(run, root, mode))
     about = {"config": run.config, "data": data, "keys_apart": apart}
     return Training(run, mode, saver, workdir, about, update, step, position, mode.adopt(state), saved)
 
@@ -168,7 +168,7 @@ def _train(
 
 
 def _updates(training: Training, watcher: Watcher, reporter: "Reporter", examples: pipeline.Examples) -> None:
-    run, mode, rows = training.run, training.mode, _rows(training.run)
+    run, mode, rows = training.run, training.mode, rows_here(training.run)
     batches = pipeline.batches(examples, training.position, run.data.batch_size, rows, run.data.threads)
     placed_rows = mode.put({"rows": np.arange(run.data.batch_size)[rows]})["rows"]
     begun = training.step
@@ -280,7 +280,7 @@ def _named(step: int | None) -> str:
     return "none" if step is None else f"step {step}"
 
 
-def _step(run: Run, root: jax.Array, mode: Mode) -> Step:
+def make_update(run: Run, root: jax.Array, mode: Mode) -> Step:
     """The update of a run: everything in it that the config decides."""
     return make_step(
         run.model.apply,
@@ -294,7 +294,7 @@ def _step(run: Run, root: jax.Array, mode: Mode) -> Step:
         uncertainty=lambda params, t: run.model.apply(params, t, method="uncertainty"),
         accumulation=run.train.accumulation,
         spike=run.train.spike,
-        trainable=trainable(run.train.freeze, jax.eval_shape(run.model.init, jax.random.key(0))),
+        trainable=trainable(run.train.freeze, parameter_shapes(run.model)),
         axis=mode.axis,
     )
 
@@ -309,30 +309,9 @@ def training_keys(seed: int, apart: bool = True) -> tuple[jax.Array, jax.Array]:
     return init_key, root
 
 
-def placement(run: Run) -> tuple[jax.sharding.Mesh, Mode]:
-    """The mesh of a run and its mode, on the devices there are."""
-    parallel = run.parallel
-    mesh = make_mesh(parallel.data, parallel.fsdp, parallel.context, parallel.tensor)
-    mode = MODES[parallel.mode](mesh)
-    parts = mode.parts * run.train.accumulation
-    if run.data.batch_size % parts:
-        raise ValueError(
-            f"data.batch_size = {run.data.batch_size} is not divisible by {parts}: "
-            f"{mode.parts} devices x train.accumulation = {run.train.accumulation}"
-        )
-    tokens = sum(token_counts(run.streams).values())
-    for axis, name, size in (("tensor", "model.heads", run.model.heads), ("context", "the number of tokens", tokens)):
-        if size % mesh.shape[axis]:
-            raise ValueError(f"parallel.{axis} = {mesh.shape[axis]} does not divide {name} = {size}")
-    for axis, share in check_division(jax.eval_shape(run.model.init, jax.random.key(0)), mesh).items():
-        if share:
-            print(f"parallel.{axis} = {mesh.shape[axis]}: {share:.1%} of the parameters stay whole on each device")
-    return mesh, mode
-
-
 def described(run: Run, examples: int, mesh: jax.sharding.Mesh, operations: int) -> str:
     """The first line of a run: its data, network and devices, and the operations of an update."""
-    shapes = jax.eval_shape(run.model.init, jax.random.key(0))
+    shapes = parameter_shapes(run.model)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(shapes))
     label = run.streams.get("label")
     classes = "" if label is None else f", {label.process.vocabulary:,} classes"
@@ -341,9 +320,3 @@ def described(run: Run, examples: int, mesh: jax.sharding.Mesh, operations: int)
         f"{data}: {examples:,} examples{classes}; {parameters:,} parameters; {mesh.size} x "
         f"{mesh.devices.flat[0].device_kind}; {operations:.3g} operations an update"
     )
-
-
-def _rows(run: Run) -> slice:
-    """The rows of a global batch that this process loads."""
-    share = run.data.batch_size // jax.process_count()
-    return slice(jax.process_index() * share, (jax.process_index() + 1) * share)
