@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 import jax
 
 from dit_jax.command import run_command
-from dit_jax.config import build, define_flag, with_paths
+from dit_jax.config import build, config_first, define_flag
 from dit_jax.network.dit import REMAT, parameter_shapes
 from dit_jax.parallel.mesh import AnyMesh
 from dit_jax.planning import program
@@ -213,7 +213,7 @@ def axes_of(mesh: AnyMesh) -> str:
 def rewritten(words: Sequence[str]) -> list[str]:
     """The words of a command line, with short ones written out."""
     long = [f"--config.{word[2:]}" if word.startswith("--parallel.") else word for word in words]
-    return with_paths(long)
+    return config_first(long)
 
 
 if __name__ == "__main__":

@@ -14,16 +14,20 @@ sample in dit_jax/run.py.
 """
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import jax
-import numpy as np
 
 from dit_jax.command import run_command
 from dit_jax.config import build, config_first, define_flag
 from dit_jax.convert import published
 from dit_jax.diffusion.gaussian import velocity
+from dit_jax.network.dit import parameter_shapes
+from dit_jax.parallel.mesh import make_mesh
+from dit_jax.planning.chips import GIB
+from dit_jax.planning.estimate import estimate
 from dit_jax.pretrained import weights
 from dit_jax.restore import restore_run
 from dit_jax.run import Run
@@ -34,17 +38,36 @@ from dit_jax.training.placement import placement
 def main(
     config: Annotated[Any, define_flag],
     workdir: Annotated[str, "where checkpoints, metrics and samples go"] = "runs/digits",
-    dry_run: Annotated[bool, "print the config, the parameter count and the mesh, and stop"] = False,
+    dry_run: Annotated[bool, "print the config, the mesh, and what each device has to hold and do; and stop"] = False,
 ) -> None:
     """Train the run of a config in its directory; what is wrong with it is said before anything compiles."""
     run = build(config)
     if dry_run:
-        shapes = jax.eval_shape(run.model.init, jax.random.key(0))
-        print(json.dumps(run.config, indent=2))
-        print(f"parameters: {sum(np.prod(leaf.shape, dtype=int) for leaf in jax.tree.leaves(shapes)):,}")
-        print(f"mesh: {dict(placement(run)[0].shape)} on {jax.devices()[0].device_kind}")
+        print(*summary(run), sep="\n")
         return
-    train(run, Path(workdir), initial_weights(run))
+    try:
+        train(run, Path(workdir), initial_weights(run))
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise MemoryError(f"an update does not fit: {needs(run)}; python -m dit_jax.plan says what would") from error
+
+
+def summary(run: Run) -> Iterator[str]:
+    """The config of a run, and what it would be on the devices that are here; nothing is compiled."""
+    yield json.dumps(run.config, indent=2)
+    yield f"parameters: {sum(leaf.size for leaf in jax.tree.leaves(parameter_shapes(run.model))):,}"
+    yield f"mesh: {dict(placement(run)[0].shape)} on {jax.devices()[0].device_kind}"
+    yield f"each device: {needs(run)}"
+
+
+def needs(run: Run) -> str:
+    """What an update needs of each device here, by what can be counted without compiling."""
+    work = estimate(run, make_mesh(**run.parallel.axes()))
+    return (
+        f"{work.state / GIB:.3g} GiB of state, at least {work.temporaries / GIB:.3g} GiB of gradients and activations, "
+        f"{work.operations:.3g} operations an update"
+    )
 
 
 def initial_weights(run: Run) -> Any:

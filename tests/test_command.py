@@ -246,6 +246,7 @@ def test_help_has_a_line_for_every_flag_and_runs_nothing(script):
         (["-m", "dit_jax.evaluate"], "--guidance: a score for each"),
         (["-m", "dit_jax.prepare"], "--data_dir: where data sets live"),
         (["-m", "dit_jax.convert"], "--checkpoint: published weights"),
+        (["-m", "dit_jax.plan"], "--topology: the chips"),
     ],
 )
 def test_every_command_starts_here(command, line):

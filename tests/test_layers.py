@@ -26,6 +26,7 @@ MAY_IMPORT = {
     "streams": {"media", "diffusion", "network", "streams"} | ERRORS,
     "sampling": {"sampling", "parallel", "network", "media", "diffusion", "run"} | ERRORS,
     "training": {"training", "sampling", "parallel", "data", "network", "diffusion", "progress", "run"} | ERRORS,
+    "planning": {"planning", "training", "sampling", "parallel", "network", "diffusion", "names", "run"},
     "pretrained": {"pretrained", "media", "network", "diffusion"},
     "evaluation": {"evaluation", "sampling", "pretrained", "parallel", "data", "media", "streams", "diffusion", "run"},
     "configs": {"configs", "config", "network"},

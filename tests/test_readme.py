@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from dit_jax import convert, evaluate, prepare, sample_cli, train
+from dit_jax import convert, evaluate, plan, prepare, sample_cli, train
 from dit_jax.command import parse
-from dit_jax.config import build, config_first
+from dit_jax.config import build
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -25,6 +25,7 @@ MAINS = {
     "evaluate": evaluate.main,
     "prepare": prepare.main,
     "convert": convert.main,
+    "plan": plan.main,
 }
 ENTRIES = re.compile(r"^python (?:-m dit_jax\.(\w+)|(train|sample)\.py)(.*)")
 
@@ -49,7 +50,7 @@ def test_the_python_in_the_readme_runs():
 
 @pytest.mark.parametrize("command, words", [*commands()])
 def test_a_command_has_the_flags_and_configs_that_it_names(command, words):
-    arguments = parse(MAINS[command], shlex.split(words, comments=True), rewrite=config_first)
+    arguments = parse(MAINS[command], shlex.split(words, comments=True), rewrite=plan.rewritten)
     if arguments.get("config") is not None:
         build(arguments["config"])
 
