@@ -76,7 +76,7 @@ def main(
 
 def counted(run: Run, chips: Topology) -> Plan:
     """A plan without compiling. Raises ValueError for a mesh that does not suit the run."""
-    mesh = abstract_mesh(run, chips.count)
+    mesh = abstract_mesh(run, chips.chips)
     checked_mesh(run, mesh)
     work = estimate(run, mesh)
     return Plan(run, mesh, chips, work, work.state + work.temporaries, bound(work, chips, mesh.shape))
@@ -84,7 +84,7 @@ def counted(run: Run, chips: Topology) -> Plan:
 
 def compiled(run: Run, chips: Topology, what: str) -> Plan:
     """A plan of the compiled update, or sampler, on TPUs."""
-    mesh = program.mesh_of(run, chips)
+    mesh = program.described_mesh(run, chips)
     found = (program.training if what == "train" else program.sampling)(run, mesh)
     return Plan(run, mesh, chips, found.work, found.peak, bound(found.work, chips, mesh.shape))
 
@@ -97,7 +97,7 @@ def heading(plan: Plan) -> str:
     parameters = sum(leaf.size for leaf in jax.tree.leaves(parameter_shapes(run.model)))
     batch = run.data.batch_size
     return (
-        f"{parameters:,} parameters on {plan.chips.count} x {plan.chips.kind}, {axes_of(mesh)}; "
+        f"{parameters:,} parameters on {plan.chips.chips} x {plan.chips.kind}, {axes_of(mesh)}; "
         f"{batch:,} examples an update, {batch / mesh.size:g} a chip"
     )
 
@@ -137,7 +137,7 @@ def cost(plan: Plan, price: float) -> Iterator[str]:
     rates = [run.data.batch_size / time for time in times]
     yield f"at most {rates[0]:,.0f} examples a second, or {rates[1]:,.0f}; of {tokens:,} tokens each"
     hours = [run.train.steps * time / 3600 for time in times]
-    spent = [plan.chips.count * each for each in hours]
+    spent = [plan.chips.chips * each for each in hours]
     money = f", for {price * spent[0]:,.0f} to {price * spent[1]:,.0f} at {price:g} an hour" if price else ""
     yield (
         f"{run.train.steps:,} updates: at least {hours[0]:,.1f} to {hours[1]:,.1f} hours, {spent[0]:,.0f} to "
@@ -168,7 +168,7 @@ def ranked(run: Run, chips: Topology) -> list[Plan]:
 def candidates(run: Run, chips: Topology, batches: Sequence[int]) -> list[Plan]:
     """Every mesh of data and fsdp, remat policy and batch that suits the run and these chips."""
     found = []
-    sizes = [fsdp for fsdp in range(1, chips.count + 1) if chips.count % fsdp == 0]
+    sizes = [fsdp for fsdp in range(1, chips.chips + 1) if chips.chips % fsdp == 0]
     for fsdp, remat, batch in itertools.product(sizes, REMAT, batches):
         parallel = dataclasses.replace(run.parallel, data=-1, fsdp=fsdp, context=1, tensor=1)
         data = dataclasses.replace(run.data, batch_size=batch)
@@ -178,7 +178,7 @@ def candidates(run: Run, chips: Topology, batches: Sequence[int]) -> list[Plan]:
         except ValueError:  # of an axis that divides neither the batch nor the width
             continue
     if not found:
-        raise ValueError(f"no mesh of data and fsdp on {chips.count} chips suits {batches[0]:,} examples an update")
+        raise ValueError(f"no mesh of data and fsdp on {chips.chips} chips suits {batches[0]:,} examples an update")
     return found
 
 

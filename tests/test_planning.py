@@ -52,7 +52,7 @@ def test_a_topology_that_is_none_is_named(text, message):
 
 
 def test_a_topology_has_so_many_chips():
-    assert [parse_topology(text).count for text in ("v5e:16x16", "v5p:8x8x8", "h100:8")] == [256, 512, 8]
+    assert [parse_topology(text).chips for text in ("v5e:16x16", "v5p:8x8x8", "h100:8")] == [256, 512, 8]
 
 
 def test_a_ring_has_two_ways_round_and_a_row_has_one():
@@ -314,7 +314,7 @@ def test_a_program_of_the_tpu_compiler_does_what_is_counted(tpu):
         config.model.update(width=192, depth=2, heads=3, unroll=1)
         config.data.batch_size, config.parallel.fsdp = 64, 2
         run, chips = build(config), parse_topology("v5e:2x4")
-        mesh = program.mesh_of(run, chips)
+        mesh = program.described_mesh(run, chips)
         compiled, counted = program.training(run, mesh), estimate(run, mesh)
         drawn = program.sampling(build(config), mesh)
         print(json.dumps([
@@ -339,11 +339,11 @@ def test_chips_of_three_dimensions_are_split_in_any_way(tpu):
     """Where whole dimensions only may be an axis, 512 chips are no mesh of 32 x 16."""
     said = tpu(
         """
-        from dit_jax.parallel.mesh import make_mesh
+        from dit_jax.parallel.mesh import mesh_of
         from dit_jax.planning.chips import parse_topology
         from dit_jax.planning.program import described_devices
         devices = described_devices(parse_topology("v5p:8x8x8"))
-        print([dict(make_mesh(fsdp=fsdp, devices=devices).shape)["data"] for fsdp in (4, 16, 32, 512)])
+        print([dict(mesh_of(devices, fsdp=fsdp).shape)["data"] for fsdp in (4, 16, 32, 512)])
         """
     )
     assert said.splitlines()[-1] == "[128, 32, 16, 1]"

@@ -27,15 +27,16 @@ RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
 )
 
 
-def make_mesh(
-    data: int = -1, fsdp: int = 1, context: int = 1, tensor: int = 1, devices: Sequence[jax.Device] | None = None
-) -> Mesh:
-    """A mesh over all devices, or those given; one axis may be -1 and takes what the others leave. One device is a mesh
-    of 1.
+def make_mesh(data: int = -1, fsdp: int = 1, context: int = 1, tensor: int = 1) -> Mesh:
+    """A mesh over all devices; one axis may be -1 and takes what the others leave. One device is a mesh of 1.
 
     Raises ValueError if the axes do not multiply to the number of devices.
     """
-    devices = jax.devices()[: jax.device_count()] if devices is None else devices
+    return mesh_of(jax.devices()[: jax.device_count()], data, fsdp, context, tensor)
+
+
+def mesh_of(devices: Sequence, data: int = -1, fsdp: int = 1, context: int = 1, tensor: int = 1) -> Mesh:
+    """A mesh over these devices, which need not be here; see `make_mesh`."""
     sizes = mesh_sizes(len(devices), data, fsdp, context, tensor)
     # Chips of a torus may be split among axes in any way: 8 x 8 x 8 is a mesh of 32 x 16 as well.
     placed = create_device_mesh(tuple(sizes.values()), devices, allow_split_physical_axes=True)

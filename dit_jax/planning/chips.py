@@ -44,7 +44,8 @@ class Topology(NamedTuple):
     shape: tuple[int, ...]
 
     @property
-    def count(self) -> int:
+    def chips(self) -> int:
+        """How many there are."""
         return math.prod(self.shape)
 
     @property

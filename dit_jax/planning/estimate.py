@@ -105,7 +105,7 @@ def _of_an_example(model: DiT, objective: str) -> tuple[float, float]:
 
     def loss(params: Any, batch: Any, t: Any) -> Any:
         keys = example_keys(jax.random.key(0), jnp.arange(len(next(iter(batch.values())))))
-        predict = lambda x, t: model.apply(params, x, t)
+        predict: Any = lambda x, t: model.apply(params, x, t)
         return jnp.mean(total(OBJECTIVES[objective](predict, model.streams, keys, batch, t)))
 
     def saved(n: int) -> int:

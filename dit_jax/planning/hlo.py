@@ -73,7 +73,8 @@ def count(text: str, chips: int) -> Counts:
                 kind, group, size = found
                 moved[kind, group][0] += turns * size
                 moved[kind, group][1] += turns
-    return Counts(flops, memory, [Moved(*key, size, int(turns)) for key, (size, turns) in moved.items()])
+    every = [Moved(kind, group, size, int(turns)) for (kind, group), (size, turns) in moved.items()]
+    return Counts(flops, memory, every)
 
 
 # Text -> instructions -----------------------------------------------------------------------------------------------
@@ -201,16 +202,18 @@ def _flops(line: Line, types: dict[str, str]) -> float:
         return 2 * math.prod(out) * math.prod(left[axis] for axis in axes)
     labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", line.attributes)
     assert labels is not None
-    places = math.prod(_overlap(line, *labels.groups(), i, left, right, out) for i in range(len(out) - 2))
+    places = 1.0
+    for axis in range(len(out) - 2):
+        sizes = (of[word.index(str(axis))] for of, word in zip((left, right, out), labels.groups(), strict=True))
+        places *= _overlap(line.attributes, axis, *sizes)
     return 2 * math.prod(out) * right[labels[2].index("i")] * places
 
 
-def _overlap(line: Line, lhs: str, kernel: str, result: str, axis: int, left, right, out) -> float:
+def _overlap(attributes: str, axis: int, inputs: int, taps: int, outputs: int) -> float:
     """Of one spatial axis of a convolution: the mean number of products for each value of its output."""
-    window = re.search(r"window=\{([^}]*)\}", line.attributes)
+    window = re.search(r"window=\{([^}]*)\}", attributes)
     options = dict(part.split("=") for part in window[1].split()) if window else {}
     option = lambda name, default: options[name].split("x")[axis] if name in options else default
-    inputs, taps, outputs = left[lhs.index(str(axis))], right[kernel.index(str(axis))], out[result.index(str(axis))]
     stride, dilation, spread = (int(option(name, "1")) for name in ("stride", "rhs_dilate", "lhs_dilate"))
     before = int(option("pad", "0_0").split("_")[0])
     at = (o * stride + k * dilation - before for o in range(outputs) for k in range(taps))
@@ -233,7 +236,8 @@ def _traffic(line: Line, types: dict[str, str], computations: Computations) -> f
         return 2 * size_of(line.type, True)
     if op == "dynamic-update-slice":
         return 2 * size_of(operands[1], True)
-    written, read = size_of(line.type, True), [size_of(operand, True) for operand in operands]
+    written: float = size_of(line.type, True)
+    read: list[float] = [size_of(operand, True) for operand in operands]
     if op == "fusion":
         inner = computations[dict(_called(line))["calls"]]
         for i, whole in enumerate(read):

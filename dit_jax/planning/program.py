@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
-from dit_jax.parallel.mesh import BATCH, make_mesh
+from dit_jax.parallel.mesh import BATCH, mesh_of
 from dit_jax.parallel.modes import jit_mode
 from dit_jax.planning import hlo
 from dit_jax.planning.chips import Topology
@@ -35,10 +35,10 @@ class TooLargeError(ValueError):
     """A program that does not fit the memory of a chip; its message is what the compiler says of it."""
 
 
-def mesh_of(run: Run, topology: Topology) -> Mesh:
+def described_mesh(run: Run, topology: Topology) -> Mesh:
     """The mesh of a run on a TPU topology. Raises ValueError for one that does not exist, or where the compiler is
     missing."""
-    return make_mesh(**run.parallel.axes(), devices=described_devices(topology))
+    return mesh_of(described_devices(topology), **run.parallel.axes())
 
 
 def described_devices(topology: Topology) -> Sequence[jax.Device]:
@@ -48,7 +48,7 @@ def described_devices(topology: Topology) -> Sequence[jax.Device]:
     name, cores = ACCELERATORS[topology.kind]
     os.environ |= {
         "TPU_SKIP_MDS_QUERY": "1",  # do not ask whether this machine is a TPU host
-        "TPU_ACCELERATOR_TYPE": f"{name}-{cores * topology.count}",
+        "TPU_ACCELERATOR_TYPE": f"{name}-{cores * topology.chips}",
         "TPU_WORKER_HOSTNAMES": "localhost",
         "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # a second plan may run beside this one
     }
@@ -69,7 +69,8 @@ def training(run: Run, mesh: Mesh) -> Program:
     state, (batch, rows) = abstract_state(run, mesh), abstract_batch(run, mesh)
     mode = jit_mode(mesh)
     update = make_update(run, jax.random.key(0), mode)
-    compiled = _compile(mode.compile(update).lower(state, batch, rows))
+    jitted: Any = mode.compile(update)
+    compiled = _compile(jitted.lower(state, batch, rows))
     operations = matmul_flops(update, state, batch, rows) / mesh.size
     return _program(compiled, mesh, on_chip(state), operations, flops(run) / mesh.size)
 
@@ -79,7 +80,7 @@ def sampling(run: Run, mesh: Mesh) -> Program:
     options, spread = run.sample, NamedSharding(mesh, BATCH)
     plan = make_plan(run.streams, options)
     params = jit_mode(mesh).abstract(run.model.init)
-    sampler = compiled_sampler(run, (run.model,), mesh, options, plan.order)
+    sampler: Any = compiled_sampler(run, (run.model,), mesh, options, plan.order)
     taken = plan.take(np.arange(options.batch))
     placed = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=spread), taken)
     w = jax.tree.map(np.float32, options.excess())
