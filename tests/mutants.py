@@ -487,7 +487,7 @@ TABLE: dict[str, list[tuple[str, str, str]]] = {
         ("is_recalled[b] |=", "is_recalled[b] =", "scores"),
         ("nearest[b] = np.minimum(nearest[b], own.min(0, initial=np.inf))", "nearest[b] = own.min(0)", "scores"),
         ("axis=1)[:, ks].T", "axis=1)[:, :1].T", "scores"),
-        ("[None] + slack", "[None]", "scores"),
+        ("[part][:, None] + slack", "[part][:, None]", "scores"),
     ],
     "evaluation/parts.py": [
         ("count // 2]] = True", "count // 4]] = True", "scores"),

@@ -54,7 +54,8 @@ def table(evaluation: Evaluation) -> str:
         lines = [["", "samples", "95 %", "real data"]]
         for name, score in row["scores"].items():
             within = "" if score["within"] is None else f"+- {_number(score['within'])}"
-            lines.append([name, _number(score["value"]), within, _number(score["real"])])
+            exact = f", residual {score['residual']:.0e}" if "residual" in score else ""
+            lines.append([f"{name}{exact}", _number(score["value"]), within, _number(score["real"])])
         lines[0][0] = row["features"]
         warnings = [f"  warning: {text}" for text in row["warnings"]]
         blocks.append("\n".join([*_columns(lines), f"  {row['line']}", *warnings]))

@@ -14,7 +14,7 @@ from dit_jax.evaluation.parts import Parts, halves, spread
 Metric = Callable[..., dict[str, np.ndarray]]
 
 FEWEST = 2 * (BALL + 1)  # vectors in each set, of which halves are enough for all metrics
-ENOUGH = 10  # samples for each feature; with fewer a covariance is mostly error
+ENOUGH = 10  # samples for each feature; with fewer a covariance is uncertain
 
 
 def frechet_scores(
@@ -57,6 +57,8 @@ def scored(
 
     within: half the width of the 95 % interval over samples, from `rounds` halves; nan for fewer than two. real: the
     same score of as many real examples: of the reference, n of them at random, and at most a half, against the others.
+    residual: of Frechet distances, the largest numerical error, relative to the variance.
+
     statistics: moments that stand for the reference in Frechet distances, real ones as well; they are of other or more
     pictures, so that all of the reference can be the real examples.
 
@@ -73,6 +75,9 @@ def scored(
         of_real = METRICS[name](*real, None)
         for score, values in METRICS[name](samples, known or reference, parts).items():
             label = f"spatial_{score}" if kind == "spatial" else score
+            if score == "frechet_residual":
+                found[label.removesuffix("_residual")]["residual"] = float(max(values.max(), of_real[score][0]))
+                continue
             found[label] = {"value": float(values[0]), "within": spread(values), "real": float(of_real[score][0])}
     return found
 
@@ -81,7 +86,7 @@ def warnings(number: int, size: int) -> list[str]:
     """What is to be said of scores of so many samples with so many features."""
     if number >= ENOUGH * size:
         return []
-    what = "their covariance is singular" if number <= size else "their covariance is mostly error"
+    what = "their covariance is singular" if number <= size else "their covariance is uncertain"
     return [
         f"{number:,} samples are few for {size:,} features ({what}): Frechet distances come out too large, and compare "
         "with those of as many samples only, such as the real ones beside them"
