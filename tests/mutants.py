@@ -474,7 +474,7 @@ TABLE: dict[str, list[tuple[str, str, str]]] = {
         ("np.sqrt(len(x) - 1)", "np.sqrt(len(x))", "evaluation"),
         ("np.concatenate([root, block])", "block", "scores"),
         ("_relative(np.sum(values**2), np.sum(product**2)))", "0.0)", "scores"),
-        ("np.sqrt(np.maximum(values, 0))[:, None]", "np.sqrt(np.abs(values))[:, None]", "scores"),
+        ("float(np.linalg.norm(root.T @ root - covariance) / size) if size else 0.0", "0.0", "scores"),
     ],
     "evaluation/mmd.py": [
         ("count * (count - 1)", "count * count", "scores"),
@@ -487,7 +487,7 @@ TABLE: dict[str, list[tuple[str, str, str]]] = {
         ("is_recalled[b] |=", "is_recalled[b] =", "scores"),
         ("nearest[b] = np.minimum(nearest[b], own.min(0, initial=np.inf))", "nearest[b] = own.min(0)", "scores"),
         ("axis=1)[:, ks].T", "axis=1)[:, :1].T", "scores"),
-        ("[part][:, None] + slack", "[part][:, None]", "scores"),
+        ("ROUNDING = 1e-12", "ROUNDING = 0.0", "scores"),
     ],
     "evaluation/parts.py": [
         ("count // 2]] = True", "count // 4]] = True", "scores"),

@@ -208,6 +208,23 @@ def test_manifold_scores_of_one_picture_again_and_again():
     assert neighbours.manifold_scores(constant, constant)["recall"] == 1
 
 
+def test_a_ball_without_extent_has_what_is_equal_in_it():
+    """Of pictures that are there six times, whose distances are zero but for rounding."""
+    x = RNG(0).normal(size=(50, 37)).astype(np.float32) * 1000 + 300
+    often = np.repeat(x, 6, 0)
+    assert neighbours.manifold_scores(often, RNG(1).permutation(x))["recall"] == 1
+    few = neighbours.manifold_scores(RNG(1).permutation(x), often)
+    assert few["precision"] == 1 and few["coverage"] == 1
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_the_surface_of_a_ball_is_in_it_however_distances_are_rounded(seed):
+    """Samples that are in the reference are on the surfaces of their neighbours' balls."""
+    y = RNG(seed).normal(size=(60, 37)) * 100 + 3
+    found, right = neighbours.manifold_scores(y[:13], y), brute(y[:13], y)
+    assert {name: values[0] for name, values in found.items()} == pytest.approx(right)
+
+
 def test_manifold_scores_do_not_notice_order_rotation_or_scale():
     x, y = RNG(0).normal(size=(30, 4)) + 0.5, RNG(1).normal(size=(35, 4))
     right, turn = neighbours.manifold_scores(x, y), np.linalg.qr(RNG(2).normal(size=(4, 4)))[0]

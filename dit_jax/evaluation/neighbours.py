@@ -29,7 +29,8 @@ def manifold_scores(samples: np.ndarray, reference: np.ndarray, parts: Parts | N
     x, y = _centred(samples, reference)
     slack = ROUNDING * max(np.sum(x**2, 1).max(), np.sum(y**2, 1).max())
     everything = np.ones((1, len(y)), bool)
-    (manifold, ball), reach = _radii(y, everything, (MANIFOLD, BALL))[0] + slack, _radii(x, parts, (MANIFOLD,))[:, 0]
+    manifold, ball = _radii(y, everything, (MANIFOLD, BALL))[0] + slack
+    reach = _radii(x, parts, (MANIFOLD,))[:, 0] + slack
 
     is_precise, density = np.zeros(len(x), bool), np.zeros(len(x))
     is_recalled, nearest = np.zeros((len(parts), len(y)), bool), np.full((len(parts), len(y)), np.inf)
@@ -38,7 +39,7 @@ def manifold_scores(samples: np.ndarray, reference: np.ndarray, parts: Parts | N
         density[rows] = np.sum(squared <= ball, axis=1) / BALL
         for b, part in enumerate(parts[:, rows]):
             own = squared[part]
-            is_recalled[b] |= np.any(own <= reach[b, rows][part][:, None] + slack, axis=0)
+            is_recalled[b] |= np.any(own <= reach[b, rows][part][:, None], axis=0)
             nearest[b] = np.minimum(nearest[b], own.min(0, initial=np.inf))
     return {
         "precision": np.array([is_precise[part].mean() for part in parts]),
