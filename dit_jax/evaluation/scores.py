@@ -67,7 +67,8 @@ def scored(
     for name, x in (("samples", samples), ("reference", reference)):
         if len(x) < FEWEST:
             raise ValueError(f"the {name} are {len(x)} pictures, and scores take at least {FEWEST}")
-    parts, order, found = halves(len(samples), rounds), np.random.default_rng(0).permutation(len(reference)), {}
+    parts, order = halves(len(samples), rounds), np.random.default_rng(0).permutation(len(reference))
+    found: dict[str, dict[str, float]] = {}
     for name in OF_KIND[kind]:
         known = statistics if name == "frechet" else None
         number = min(len(samples), len(reference) // (1 if known else 2))
