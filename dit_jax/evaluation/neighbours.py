@@ -22,8 +22,8 @@ def manifold_scores(samples: np.ndarray, reference: np.ndarray, parts: Parts | N
     where both sets are of one distribution, and without an upper bound. coverage: the share of the reference's balls
     that have a sample in them. All but density are in [0, 1].
 
-    In float64, a block of rows at a time; ADM's evaluator takes its distances in float16. Raises ValueError for fewer than BALL + 1 vectors, and for what is not
-    finite.
+    In float64, a block of rows at a time; ADM's evaluator takes its distances in float16. Raises ValueError for fewer
+    than BALL + 1 vectors, and for what is not finite.
     """
     parts = checked_parts(samples, reference, parts, least=BALL + 1)
     x, y = _centred(samples, reference)
