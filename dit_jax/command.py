@@ -126,7 +126,7 @@ def options_of(record: type, but: Mapping[str, Any] = {}) -> dict[str, Any]:
 
 def _record(annotation: Any) -> Any:
     """The dataclass of options that an annotation stands for, if it does."""
-    return next((note for note in notes(annotation) if dataclasses.is_dataclass(note)), None)
+    return next((note for note in notes(annotation) if isinstance(note, type) and dataclasses.is_dataclass(note)), None)
 
 
 def _line(annotation: Any) -> str:

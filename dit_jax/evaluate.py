@@ -6,17 +6,22 @@ Streams that are drawn together are scored together, and each part of them given
 Clips are held against exact physics, words are heard by a recogniser, captions compared with what they say, and text
 without labels is scored in bits a byte, its samples by a language model too.
 Writes WORKDIR/evaluation.json, with the protocol that made each score.
+
+Anybody's samples are scored by --samples=FILE.npz --reference=FILE.npz, and such scores compared by
+--compare=A.json,B.json: --samples= --help and --compare= --help say how.
 """
 
 import dataclasses
 import itertools
 import json
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, cast
 
 import numpy as np
 
+from dit_jax import evaluate_files
 from dit_jax.command import run_command
 from dit_jax.data import audio_digits, pipeline, sources
 from dit_jax.data.packages import missing
@@ -160,5 +165,12 @@ def examples(run: Run, split: str, streams: Streams, most: int | None = None) ->
     return pipeline.picked(source, sorted(np.random.default_rng(0).permutation(len(source)).tolist()[:most]))
 
 
+def mode(words: Sequence[str]) -> Callable[..., None]:
+    """Which command a command line means: to score files, to compare such scores, or to score a run."""
+    flags = {word.partition("=")[0] for word in words}
+    others: dict[str, Callable[..., None]] = {"--samples": evaluate_files.main, "--compare": evaluate_files.compare}
+    return next((command for flag, command in others.items() if flag in flags), main)
+
+
 if __name__ == "__main__":
-    run_command(main)
+    run_command(mode(sys.argv[1:]))

