@@ -17,8 +17,16 @@ from dit_jax.training.loop import train
 pytestmark = pytest.mark.usefixtures("quick", "alone")
 
 CONFIGS = sorted(path.stem for path in SHIPPED.glob("[a-z]*.py"))
-LIKE_OTHERS = {"audio_digits_lengths", "audio_drums", "fashion_mnist", "joint_emoji", "text_kjv", "text_kjv_bpe"}
-LIKE_OTHERS |= {"text_kjv_gpu", "video_emoji"}
+LIKE_OTHERS = {
+    "audio_digits_lengths",
+    "audio_drums",
+    "fashion_mnist",
+    "folder",
+    "joint_emoji",
+    "text_kjv",
+    "text_kjv_bpe",
+}
+LIKE_OTHERS |= {"folder", "text_kjv_gpu", "video_emoji"}
 SMALL = {
     "model": {"width": 48, "depth": 1, "heads": 2},
     "data": {"name": "synthetic", "batch_size": 8},

@@ -1,7 +1,7 @@
 """A stream is one named part of a sample, such as an image or its label; a sample is a dict of them."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -28,7 +28,9 @@ class View:
     read: text from the shell -> examples [k, *shape]. show: examples [k, *shape] -> what a person sees of each:
     pictures [k, height, width, 1 or 3] in 0 ... 255, or k words. save: (example [*shape], path without a suffix) -> the
     file that it has written, for what is heard or moves. to_bytes: of text, examples [k, *shape] -> k byte strings,
-    which are exactly what they say. features: examples [k, *shape] -> [k, d], by which judges tell them apart.
+    which are exactly what they say. features: examples [k, *shape] -> [k, d], by which judges tell them apart. named:
+    of labels, names of all classes -> the view that reads and shows these. crop: of pictures, what `read` does, but for
+    files of any size, of which as much is taken as of those that are trained on.
     """
 
     read: Callable[[str], np.ndarray] | None = None
@@ -36,6 +38,8 @@ class View:
     save: Callable[[np.ndarray, Any], Any] | None = None
     to_bytes: Callable[[np.ndarray], list[bytes]] | None = None
     features: Callable[[np.ndarray], np.ndarray] | None = None
+    named: "Callable[[Sequence[str]], View] | None" = None
+    crop: Callable[[str], np.ndarray] | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)

@@ -11,7 +11,7 @@ from dit_jax.diffusion.ddpm import PROCESSES
 from dit_jax.diffusion.gaussian import Gaussian
 from dit_jax.diffusion.levels import LEVELS, Quantile
 from dit_jax.diffusion.stream import Stream, View
-from dit_jax.media.image import MODES, read, to_uint8
+from dit_jax.media.image import MODES, crop, read, to_uint8
 from dit_jax.network.tokens import COLUMN, ROW, grid_shape, patchify, positions, unpatchify
 from dit_jax.schema import Range, called, checks
 
@@ -45,6 +45,7 @@ def image(
             read=(lambda text: read(text, tuple(shape))) if shape[-1] in MODES else None,
             show=to_uint8,
             features=lambda x: x.reshape(len(x), -1),
+            crop=(lambda text: crop(text, tuple(shape))) if shape[-1] in MODES else None,
         ),
     )
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dit_jax.data import pipeline, sources
-from dit_jax.data.identity import identity
+from dit_jax.data.identity import identity, with_names
 from dit_jax.diffusion.joint_levels import JOINT_LEVELS
 from dit_jax.diffusion.keys import domain
 from dit_jax.diffusion.objective import OBJECTIVES
@@ -25,6 +25,7 @@ from dit_jax.sampling.draw import draw, gather
 from dit_jax.sampling.plan import make_plan
 from dit_jax.sampling.sheet import sheet
 from dit_jax.training import checkpoint
+from dit_jax.training.changes import as_begun
 from dit_jax.training.flops import PEAK, matmul_flops
 from dit_jax.training.held_out import HeldOut, held_out_loss
 from dit_jax.training.initial import fitted, trainable
@@ -48,17 +49,21 @@ def train(run: Run, workdir: Path, initial: Any = None) -> None:
     Signals and a closed terminal save and return; a second signal leaves at once. Mistakes are ValueErrors or OSErrors,
     raised before anything compiles. Raises Diverged, and what cannot be read of the data, with what is trained saved.
     """
+    run = as_begun(run, checkpoint.newest_config(workdir))
+    mesh, mode = placement(run)
+    source = sources.load(run.data.name, "train", run.data.dir, in_data(run.streams), run.data.holdout)
+    data = identity(run.data.name, source)
+    run = dataclasses.replace(run, streams=with_names(run.streams, data))
     if run.sample.every:
         make_plan(run.streams, run.sample)  # so that what is given can be read, and drawn from
-    mesh, mode = placement(run)
-    source = sources.load(run.data.name, "train", run.data.dir, in_data(run.streams))
     examples = pipeline.examples(source, run.train.seed, run.data.augment, run.streams, run.data.unreadable)
     workdir.mkdir(parents=True, exist_ok=True)
     with locked(workdir), Saver(workdir, run.checkpoint.keep) as saver:
-        training = begin(run, mode, saver, workdir, identity(run.data.name, source), initial)
+        training = begin(run, mode, saver, workdir, data, initial)
         operations = flops(run)
         write_json(workdir / "config.json", run.config)
-        print(described(run, len(source), mesh, operations))
+        print(sources.described(run.data.name, source, run.streams))
+        print(described(run, mesh, operations))
         watcher = Watcher(training.end, run.train.watchdog, training.unchanged)
         with watched(watcher), Writer(workdir, training.step) as writer:
             try:
@@ -302,17 +307,12 @@ def placement(run: Run) -> tuple[jax.sharding.Mesh, Mode]:
     return mesh, mode
 
 
-def described(run: Run, examples: int, mesh: jax.sharding.Mesh, operations: int) -> str:
-    """The first line of a run: its data, network and devices, and the operations of an update."""
+def described(run: Run, mesh: jax.sharding.Mesh, operations: int) -> str:
+    """The network and devices of a run, and the operations of an update."""
     shapes = jax.eval_shape(run.model.init, jax.random.key(0))
     parameters = sum(leaf.size for leaf in jax.tree.leaves(shapes))
-    label = run.streams.get("label")
-    classes = "" if label is None else f", {label.process.vocabulary:,} classes"
-    data = "synthetic noise, no data: for measuring speed" if run.data.name == "synthetic" else run.data.name
-    return (
-        f"{data}: {examples:,} examples{classes}; {parameters:,} parameters; {mesh.size} x "
-        f"{mesh.devices.flat[0].device_kind}; {operations:.3g} operations an update"
-    )
+    kind = mesh.devices.flat[0].device_kind
+    return f"{parameters:,} parameters; {mesh.size} x {kind}; {operations:.3g} operations an update"
 
 
 def _rows(run: Run) -> slice:
