@@ -106,7 +106,8 @@ def contents(name: str, data_dir: str | os.PathLike, holdout: float = 0.0) -> Co
         return Contents(splits, "test" if train.held_out else "", len(train.classes))
     info = find(name, data_dir).info
     held = next((split for split in ("test", "validation") if split in info.splits), "")
-    return Contents(tuple(info.splits), held, getattr(info.features.get("label"), "num_classes", 0))
+    label = dict(info.features).get("label")
+    return Contents(tuple(info.splits), held, getattr(label, "num_classes", 0))
 
 
 def described(name: str, source: Source, streams: Streams) -> str:
