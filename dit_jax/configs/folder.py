@@ -2,7 +2,7 @@
 
 python -m dit_jax.train --config=folder --config.data.name=DIR --config.streams.label.classes=N --workdir=runs/folder
 
-Trains and draws on two CPU cores; how many classes and pixels is yours to say. It has not been trained at length.
+How many classes and pixels is yours to say. It has not been trained at length, so there are no scores.
 """
 
 from dit_jax.config import default, stream
