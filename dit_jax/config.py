@@ -58,16 +58,21 @@ SECTIONS: dict[str, Callable[..., Any]] = {
 }
 # Arguments that do not come from a section: of a network, its streams, and what flax adds to a module's.
 FROM_ELSEWHERE = {"model": ("streams", "parent", "name"), "optimizer": ("steps",)}
+HOLDOUT = 0.1  # of new runs
 
 
 def default() -> ml_collections.ConfigDict:
-    """All sections with their defaults, and no streams yet. Locked: only keys that exist can be set."""
+    """All sections with their defaults, and no streams yet. Locked: only keys that exist can be set.
+
+    Some of a folder's images is held out, which a config without that entry, such as that of an older run, does not do.
+    """
     config = ml_collections.ConfigDict({"streams": ml_collections.ConfigDict()})
     for name, function in SECTIONS.items():
         schema, elsewhere = parameters(function), FROM_ELSEWHERE.get(name, ())
         entries = {key: value for key, value in defaults(function).items() if key not in elsewhere}
         config[name] = {key: _field(value, plain(schema[key].annotation)) for key, value in entries.items()}
     config.streams.unlock()
+    config.data.holdout = HOLDOUT
     return config.lock()
 
 

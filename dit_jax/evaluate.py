@@ -52,61 +52,97 @@ def main(
     """Score a run; options are those of SampleOptions that differ from the run's."""
     if decided := {"given", "drawn"} & (options or {}).keys():
         raise ValueError(f"--{min(decided)} says nothing here: samples are scored given nothing, and given every part")
+    scales, num = [scale_of(word) for word in guidance], checked(num, Annotated[int, Range(at_least=2)], "--num")
     run, params, mesh = restore_run(workdir, step=step)
     how = dataclasses.replace(run.sample, num=num, **(options or {}))
-    scales = [checked(float(scale), Annotated[float, Range()], "--guidance") for scale in guidance]
-    labelled = "label" in sources.find(run.data.name, run.data.dir).info.features
+    labelled = contents_of(run).classes or "label" in run.streams
+    featured = any(stream.view.features for stream in drawable(run.streams).values())
     rows = []
-    for row in classes(run, params, mesh, how, scales) if labelled else texts(run, params, mesh, how):
+    for row in classes(run, params, mesh, how, scales) if labelled or featured else texts(run, params, mesh, how):
         print(f"{row['what']}: {', '.join(f'{name} {value:.4g}' for name, value in row['scores'].items())}", flush=True)
         rows.append(row)
     (Path(workdir) / "evaluation.json").write_text(json.dumps(rows, indent=2) + "\n")
 
 
+def scale_of(word: str) -> float:
+    """A guidance scale. Raises ValueError for anything else."""
+    try:
+        scale = float(word)
+    except ValueError:
+        raise ValueError(
+            f"--guidance={word} should be numbers: each is a score of samples that all that is given guides by as "
+            "much, as in --guidance=1,2"
+        ) from None
+    return checked(scale, Annotated[float, Range()], "--guidance")
+
+
+def contents_of(run: Run) -> sources.Contents:
+    """What the data of a run have. Raises ValueError if there is nothing that judges could be trained on."""
+    has = sources.contents(run.data.name, run.data.dir, run.data.holdout)
+    if not has.splits:
+        raise ValueError(
+            f"this run has no data to score samples against: its data.name is {run.data.name!r}, as that of published "
+            "weights is; samples.npz of dit_jax.sample is what other evaluators read"
+        )
+    if not has.held_out:
+        raise ValueError(
+            f"nothing of {run.data.name} is held out to score samples against: it has {', '.join(has.splits)}, and "
+            "needs test or validation; of a folder of images, train a run with data.holdout above 0, or with test/ "
+            "beside train/"
+        )
+    return has
+
+
 def texts(run: Run, params, mesh, how) -> Iterator[Row]:
     """Scores of text that has no labels."""
-    real = {split: examples(run, split, in_data(run.streams)) for split in ("train", "test")}
+    splits = {"train": "train", "test": contents_of(run).held_out}
+    real = {name: examples(run, split, in_data(run.streams)) for name, split in splits.items()}
     if absent := missing(language_model.PACKAGES):
         print(f"no language model reads what is drawn: {absent} not installed: {language_model.INSTALL}")
     return text.score(run, params, mesh, how, real, reader=None if absent else language_model.load())
 
 
 def classes(run: Run, params, mesh, how: SampleOptions, scales: Sequence[float] = (1.0, 1.5)) -> Iterator[Row]:
-    """Scores of data with labels: of real examples, of samples, and of samples of which some streams are given."""
-    streams, info = in_data(run.streams), sources.find(run.data.name, run.data.dir).info
-    if "label" not in streams:
-        streams = {**streams, "label": label(info.features["label"].num_classes)}
-    test = examples(run, "test", streams)
-    judges, held_out = train_judges(run.streams, test, test["label"]), described(run.streams, test)
-    measures = [make(run) for make in MEASURES.get(run.data.name, [])]
+    """Scores of data that judges can see features of: of real examples, of samples, and of samples of which some
+    streams are given. Where the data have labels, those that are held out are asked for."""
+    streams, has = in_data(run.streams), contents_of(run)
+    if "label" not in streams and has.classes:
+        streams = {**streams, "label": label(has.classes)}
+    test = examples(run, has.held_out, streams)
+    labels = test["label"] if "label" in streams else None
+    known = np.unique(np.array([], np.int32) if labels is None else labels)
+    if len(known) < has.classes:
+        print(f"nothing is held out of {has.classes - len(known)} of {has.classes} classes, which are not asked for")
+    judges, held_out = train_judges(run.streams, test, labels), described(run.streams, test)
+    measures, names = [make(run) for make in MEASURES.get(run.data.name, [])], [*drawable(run.streams)]
 
-    def found(judges: dict[str, Judge], sample: Sample, labels: np.ndarray | None, given: Part = ()) -> Scores:
-        result = scores(run.streams, judges, sample, held_out, labels)
+    def found(names: Sequence[str], sample: Sample, labels: np.ndarray | None, given: Part = ()) -> Scores:
+        left = {name: judge for name, judge in judges.items() if name in names}
+        features = {name: of_real for name, of_real in held_out.items() if name in names}
+        result = scores(run.streams, left, sample, features, labels)
         for measure in measures:
-            result |= measure(judges, sample, labels, given)
+            result |= measure(left, sample, labels, given)
         return result
 
-    if known := found({}, test, None):
-        yield {"what": "real data, test split", "scores": known}
+    if of_held_out := found([], test, None):
+        yield {"what": f"real data, {has.held_out} split", "scores": of_held_out}
 
-    for split in ("train", *sorted(info.splits.keys() - {"train", "test"})):
+    for split in ("train", *sorted({*has.splits} - {"train", has.held_out})):
         real = examples(run, split, streams, how.num)
-        yield {"what": f"real data, {split} split", "scores": found(judges, real, real["label"])}
+        yield {"what": f"real data, {split} split", "scores": found(names, real, real.get("label"))}
 
-    turns = np.arange(how.num)
-    asked = (turns % (test["label"].max() + 1)).astype(np.int32)
-    picked = np.random.default_rng(0).permutation(len(test["label"]))[turns % len(test["label"])]
-    names = list(drawable(run.streams))
+    turns, count = np.arange(how.num), len(next(iter(test.values())))
+    picked = np.random.default_rng(0).permutation(count)[turns % count]
     others = [name for name in in_data(run.streams) if name not in (*names, "label")]
     parts = [part for count in range(len(names)) for part in itertools.combinations(names, count)]
     for scale, part in itertools.product(scales, parts):
-        wanted = test["label"][picked] if part or others else asked
         given = {name: test[name][picked] for name in (*part, *others)}
-        given |= {"label": wanted} if "label" in run.streams else {}
+        wanted = None if labels is None else labels[picked] if given else known[turns % len(known)]
+        given |= {"label": wanted} if wanted is not None and "label" in run.streams else {}
         here = dataclasses.replace(how, guidance=scale, given=(), drawn=())
         sample = gather(draw(run, params, mesh, here, examples=given))
-        check_drawn(run.streams, sample, [name for name in names if name not in part])
-        left = {name: judge for name, judge in judges.items() if name not in part}
+        left = [name for name in names if name not in part]
+        check_drawn(run.streams, sample, left)
         scored = found(left, sample, wanted if given else None, part)
         what = f"{how.num} samples, guidance {scale:g}" + (f", given {' and '.join(part)}" if part else "")
         yield {"what": what, **dataclasses.asdict(here), "given": list(given), "scores": scored}
@@ -161,8 +197,12 @@ MEASURES: dict[str, list[Callable[[Run], Measure]]] = {
 
 def examples(run: Run, split: str, streams: Streams, most: int | None = None) -> dict[str, np.ndarray]:
     """A split, or so many of its examples at random, in order: {name: [n, *shape]}."""
-    source = sources.load(run.data.name, split, run.data.dir, streams)
-    return pipeline.picked(source, sorted(np.random.default_rng(0).permutation(len(source)).tolist()[:most]))
+    source = sources.load(run.data.name, split, run.data.dir, streams, run.data.holdout)
+    places = sorted(np.random.default_rng(0).permutation(len(source)).tolist()[:most])
+    found = pipeline.usable(source, places, streams, run.data.unreadable)
+    if len(found) < 2:
+        raise ValueError(f"{run.data.name} has {len(found)} examples in its split {split}, and scores take 2 or more")
+    return pipeline.stacked(found)
 
 
 def mode(words: Sequence[str]) -> Callable[..., None]:

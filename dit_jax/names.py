@@ -1,7 +1,7 @@
 """Mistakes in names: an error that says which was meant."""
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 Row = TypeVar("Row")
@@ -38,10 +38,10 @@ def check_names(names: Iterable[str], known: Iterable[str], what: str) -> None:
 
 
 def nearest(name: object, known: Iterable[str]) -> str:
-    """The end of an error about a name that does not exist: the one that was probably meant, or all there are."""
+    """The end of an error about a name that does not exist: the one that was probably meant, or those there are."""
     known = list(known)
     close = closest(name, known)
-    return f"did you mean {close!r}?" if close else f"known are {', '.join(sorted(known))}"
+    return f"did you mean {close!r}?" if close else f"known are {first_few(sorted(known), 20)}"
 
 
 def closest(name: object, known: Iterable[str]) -> str:
@@ -55,3 +55,8 @@ def closest(name: object, known: Iterable[str]) -> str:
 def abbreviates(name: object, word: str) -> bool:
     """Whether a name has the initials of the words, as lr has of learning_rate."""
     return "_" in word and name == "".join(part[:1] for part in word.split("_"))
+
+
+def first_few(names: Sequence[str], most: int = 10) -> str:
+    """'cat, dog, emu', of at most so many names."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most:,} more" if len(names) > most else "")

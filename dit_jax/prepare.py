@@ -20,7 +20,7 @@ from jax.sharding import PartitionSpec as P
 
 from dit_jax.command import run_command
 from dit_jax.data import latents
-from dit_jax.data.folder import Folder
+from dit_jax.data.folder import Folder, split_folders
 from dit_jax.data.sources import BUILDERS, DATA_DIR, find, prepare
 from dit_jax.network.vae import VAE
 from dit_jax.parallel.hosts import initialize
@@ -81,7 +81,7 @@ def encode_folder(
     if size < 1 or size % model.factor:
         raise ValueError(f"--size={size} is no multiple of the {model.factor} pixels that this VAE makes a latent of")
 
-    folder = Folder(source, (size, size, 3))
+    folder = Folder(split_folders(source).get(split, source), (size, size, 3))
     directory = Path(data_dir).expanduser() / name / latents.VERSION
     shape = [size // model.factor, size // model.factor, 2 * model.latent]
     made = {"vae": fingerprint(vae), "scale": model.scale, "size": size, "shape": shape}

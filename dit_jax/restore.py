@@ -6,6 +6,7 @@ from typing import Any
 from jax.sharding import Mesh
 
 from dit_jax.config import build
+from dit_jax.data.identity import with_names
 from dit_jax.parallel.mesh import check_division, make_mesh
 from dit_jax.parallel.modes import jit_mode
 from dit_jax.run import Run
@@ -17,7 +18,7 @@ TRAINING = ("optimizer", "train")
 
 def restore_run(workdir: str, fsdp: int = 1, step: int = -1) -> tuple[Run, Any, Mesh]:
     """(run, averaged parameters, mesh) of a run's newest checkpoint that is not damaged, or of that of a step: what
-    samples are drawn with.
+    samples are drawn with. Labels go by the names of the classes that it was trained on.
 
     The mesh is of all devices here; `fsdp` of them share each copy of the parameters. Raises CheckpointError if there
     is no checkpoint or it cannot be read, ValueError for an fsdp that does not fit.
@@ -28,7 +29,9 @@ def restore_run(workdir: str, fsdp: int = 1, step: int = -1) -> tuple[Run, Any, 
         config = checkpoint.meta["config"]
         drawing = {name: section for name, section in config.items() if name not in TRAINING}
         step = None if "source" in checkpoint.meta else checkpoint.meta["step"]  # published weights have none
-        run = dataclasses.replace(build(drawing), config=config, step=step)
+        run = build(drawing)
+        named = with_names(run.streams, checkpoint.meta.get("data"))
+        run = dataclasses.replace(run, config=config, step=step, streams=named)
         abstract = jit_mode(mesh).abstract(run.model.init)
         check_division(abstract, mesh)
         return run, read_arrays(checkpoint, {"ema": abstract})["ema"], mesh

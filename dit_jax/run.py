@@ -35,6 +35,7 @@ class DataOptions:
     name: str = "digits"
     dir: str = DATA_DIR
     batch_size: Batch = 64
+    holdout: Annotated[float, Range(at_least=0, below=1)] = 0.0  # share of a folder's images that is not trained on
     augment: Annotated[str, AUGMENTATIONS] = "none"
     threads: Annotated[int, Range(at_least=0, at_most=1024)] = 1  # that prepare batches ahead
     unreadable: Literal["stop", "skip"] = "stop"  # at a record that cannot be read, or take the next one

@@ -152,11 +152,23 @@ TABLE: dict[str, list[tuple[str, str, str]]] = {
         ('("model.dtype", "model.remat", "model.unroll")', '("model.dtype", "model.remat")', "changes"),
         ('key == "optimizer.name" or ', "", "changes"),
         ("return meaning(was, table) == meaning(now, table)", "return False", "changes"),
+        ('"holdout" in was.get("data", {})', "True", "changes folder"),
+    ],
+    "data/folder.py": [
+        ('entry.name.startswith(".")', 'entry.name.startswith("._")', "folder"),
+        ("sorted(folders, key=natural)", "sorted(folders)", "folder"),
+        ("entry.is_symlink() and Path(entry).resolve() in above", "False", "folder"),
+        ("if place < share}", "if place < share / 2}", "folder"),
+        (" - {*keeps.values()}", "", "folder"),
+        ("else test._replace(classes=train.classes)", "else test", "folder"),
+        ("hashlib.sha256(name.encode())", "hashlib.sha256(f'{names}{name}'.encode())", "folder"),
     ],
     "data/identity.py": [
         ("else i == j", "else True", "identity"),
         ("new = [other for other in new if other not in same[:1]]", "pass", "identity"),
         ('"version": str(info.version),', "", "identity"),
+        ('item[0] != "label"', 'item[0] == "label"', "data"),
+        ("sorted(names)", "names", "identity"),
     ],
     "training/flops.py": [("3 * matmul_flops(", "2 * matmul_flops(", "loop")],
     "training/metrics.py": [
@@ -179,7 +191,9 @@ TABLE: dict[str, list[tuple[str, str, str]]] = {
     "streams/label.py": [
         ("nn.Embed(classes + 1,", "nn.Embed(classes,", "streams"),
         ("levels=dropout(rate=dropout_rate)", "levels=dropout()", "wiring"),
-        ("map(str, range(classes))", "map(str, reversed(range(classes)))", "streams"),
+        ("np.arange(classes, dtype=np.int32)", "np.arange(classes, dtype=np.int32)[::-1]", "streams"),
+        ("if names_are_others or not", "if not", "streams"),
+        ("[text] if text in names else [word", "[word", "streams"),
     ],
     "streams/text.py": [
         ("[len(tokens[0])] * left", "[0] * left", "text"),
@@ -619,7 +633,7 @@ TABLE: dict[str, list[tuple[str, str, str]]] = {
     "evaluation/judge.py": [
         ("np.all([label == one", "np.any([label == one", "evaluation"),
         (" & (one != NOTHING)", "", "evaluation alignment"),
-        ("np.mean(label == labels)", "np.mean(label != labels)", "evaluation"),
+        ("np.mean(seen[name] == labels)", "np.mean(seen[name] != labels)", "evaluation"),
     ],
     "evaluation/text.py": [
         ("(count + d * shorter)", "(count + shorter)", "text"),

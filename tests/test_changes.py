@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from dit_jax.config import default, stream
-from dit_jax.training.changes import changes, fixed
+from dit_jax.config import HOLDOUT, build, default, stream
+from dit_jax.training.changes import as_begun, changes, fixed
 
 IMAGE = stream("image", shape=(8, 8, 1), process="gaussian(prediction='x', clock='one_minus_t')")
 
@@ -81,3 +81,15 @@ def test_streams_that_come_and_go_have_changed():
     more = config()
     more["streams"]["label"] = stream("label", classes=3)
     assert [*fixed(changes(config(), more))] == [*fixed(changes(more, config()))] == ["streams.label"]
+
+
+def test_nothing_is_held_out_of_a_run_that_is_older_than_that():
+    """New runs have the default, dicts without the entry none, and a run without it goes on without it, for good."""
+    new, old = build(config()), config()
+    del old["data"]["holdout"]
+    assert new.data.holdout == HOLDOUT == new.config["data"]["holdout"] and build(old).data.holdout == 0
+    assert as_begun(new, None) is new and as_begun(new, config(data__holdout=0.3)) is new
+    resumed = as_begun(new, old)
+    assert resumed.data.holdout == 0 and "holdout" not in resumed.config["data"]
+    assert as_begun(build(config(data__holdout=0.5)), resumed.config).data.holdout == 0
+    assert resumed.config["streams"] == new.config["streams"] and resumed.data.batch_size == new.data.batch_size

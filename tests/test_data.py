@@ -2,18 +2,22 @@
 
 import gzip
 import itertools
+import json
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 from PIL import Image
 from sklearn.datasets import load_digits, load_sample_image
 
 import dit_jax as dj
 from dit_jax import prepare
 from dit_jax.data import fashion_mnist, packages, pipeline, sources
+from dit_jax.data.building import preparer
 from dit_jax.data.folder import Folder
+from dit_jax.data.identity import identity
 from dit_jax.media.image import fit
 
 
@@ -242,6 +246,113 @@ def test_folder_errors_name_what_is_wrong(folder):
 def test_a_folder_must_suit_the_config(folder, shape, classes, message):
     with pytest.raises(ValueError, match=message):
         sources.load(str(folder), "train", "", of(shape, classes))
+
+
+# ---- Data sets of others ----
+
+
+def prepared(data_dir, name: str, features: dict, examples: list[dict], split: str = "train") -> str:
+    """A data set as TFDS writes it."""
+    body = {
+        "VERSION": tfds.core.Version("1.0.0"),
+        "_info": lambda self: tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features)),
+        "_split_generators": lambda self, manager: {split: self._generate_examples()},
+        "_generate_examples": lambda self: enumerate(examples),
+    }
+    with tfds.core.registered.skip_registration():  # so that several tests may have one of a name
+        builder = type(name.title(), (tfds.core.GeneratorBasedBuilder,), body)
+    preparer(builder)(data_dir)
+    return name
+
+
+def grey(label) -> dict:
+    return {"image": Image.new("L", (4, 4), 7), "label": label}
+
+
+IMAGE = tfds.features.Image(shape=(4, 4, 1), encoding_format="png")
+
+
+@pytest.mark.parametrize("label", ["cat", "", "3"])
+def test_labels_in_words_are_an_error_that_says_how_to_number_them(label, tmp_path):
+    prepared(tmp_path, "worded", {"image": IMAGE, "label": tfds.features.Text()}, [grey(label)])
+    message = (
+        r"worded has label in words, not in numbers: prepare it with the TFDS feature ClassLabel\(names=\[\.\.\.\]\)"
+    )
+    with pytest.raises(ValueError, match=message):
+        sources.load("worded", "train", tmp_path, of((4, 4, 1), 3))
+
+
+def test_text_in_words_is_an_error_that_says_how_to_prepare_it(tmp_path):
+    prepared(tmp_path, "tales", {"text": tfds.features.Text()}, [{"text": "once upon a time"}])
+    with pytest.raises(ValueError, match=r"tales has text in words, .* Tensor\(shape=\.\.\., dtype=np\.uint8\)"):
+        sources.load("tales", "train", tmp_path, {"text": dj.streams.text(16)})
+
+
+@pytest.mark.parametrize(("labels", "wrong"), [(range(1, 4), 3), ([0, 1, -1], -1), ([2, 99], 99)])
+def test_labels_that_count_otherwise_are_named(labels, wrong, tmp_path):
+    prepared(tmp_path, "counted", {"image": IMAGE, "label": tfds.features.Scalar(np.int64)}, [grey(i) for i in labels])
+    streams = of((4, 4, 1), 3)
+    source = sources.load("counted", "train", tmp_path, streams)
+    message = (
+        rf"label holds {wrong}, and its values are 0 \.\.\. 2; where they count from 1, prepare .* with one less; "
+    )
+    for read in (pipeline.usable, lambda source, places, streams: [*everything_of(source, streams)]):
+        with pytest.raises(pipeline.UnreadableError, match=message + r".*--config\.data\.unreadable=skip"):
+            read(source, range(len(source)), streams)
+    assert len(pipeline.usable(source, range(len(source)), streams, "skip")) == len(labels) - 1
+
+
+def everything_of(source, streams):
+    examples = pipeline.examples(source, 0, "none", streams)
+    return (examples[i] for i in range(len(source)))
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
+def test_images_that_are_not_finite_are_named(wrong, tmp_path):
+    feature = tfds.features.Tensor(shape=(4, 4, 1), dtype=np.float32)
+    images = np.zeros((5, 4, 4, 1), np.float32)
+    images[3, 2, 1] = wrong
+    prepared(tmp_path, "holed", {"image": feature}, [{"image": image} for image in images])
+    streams = {"image": dj.streams.image((4, 4, 1))}
+    source = sources.load("holed", "train", tmp_path, streams)
+    with pytest.raises(
+        pipeline.UnreadableError, match=r"example \d of 5 cannot be used: image holds a value that is not"
+    ):
+        pipeline.usable(source, range(5), streams)
+    assert len(pipeline.usable(source, range(5), streams, "skip")) == 4
+
+
+@pytest.mark.parametrize("form", ["tfrecord", "riegeli"])
+def test_files_that_cannot_be_read_at_random_are_an_error_that_says_how_to_convert_them(form, tmp_path):
+    """Unless others are beside them, as `tfds convert_format` leaves them."""
+    prepared(tmp_path, "streamed", {"image": IMAGE, "label": tfds.features.ClassLabel(num_classes=3)}, [grey(1)])
+    at = tmp_path / "streamed" / "1.0.0"
+    note = json.loads((at / "dataset_info.json").read_text())
+    (at / "dataset_info.json").write_text(json.dumps({**note, "fileFormat": form}))
+    message = (
+        rf"'streamed' is in {form} files, .* tfds convert_format --dataset_version_dir={at} --out_file_format=array"
+    )
+    for look in (lambda: sources.contents("streamed", tmp_path), lambda: sources.find("streamed", tmp_path)):
+        with pytest.raises(ValueError, match=message):
+            look()
+    both = {**note, "fileFormat": form, "alternativeFileFormats": ["array_record"]}
+    (at / "dataset_info.json").write_text(json.dumps(both))
+    assert sources.contents("streamed", tmp_path) == (("train",), "", 3)
+
+
+@pytest.mark.parametrize(("split", "held"), [("train", ""), ("validation", "validation"), ("test", "test")])
+def test_what_a_data_set_has(split, held, tmp_path):
+    """Its classes are those of its labels, also where it has others."""
+    features = {"image": IMAGE, "kind": tfds.features.ClassLabel(names=["insect"])}
+    features["label"] = tfds.features.ClassLabel(names=["ant", "bee"])
+    prepared(tmp_path, "made", features, [{**grey("bee"), "kind": "insect"}], split)
+    assert sources.contents("made", tmp_path) == ((split,), held, 2)
+    source = sources.held_out("made", tmp_path, of((4, 4, 1), 2))
+    assert (source is not None and len(source) == 1) == bool(held)
+    with pytest.raises(ValueError, match=r"2 classes, .* are ant, bee; give --config\.streams\.label\.classes=2"):
+        sources.load("made", split, tmp_path, of((4, 4, 1), 3))
+    found = identity("made", sources.load("made", split, tmp_path, of((4, 4, 1), 2)))
+    assert found["classes"] == [{"name": "ant"}, {"name": "bee"}]
 
 
 # ---- Synthetic latents and mistakes ----

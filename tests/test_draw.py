@@ -20,6 +20,7 @@ from dit_jax.diffusion.masked import REVEALS
 from dit_jax.diffusion.sampler import priors, sample_rows
 from dit_jax.diffusion.solvers import SOLVERS
 from dit_jax.diffusion.stream import revealing
+from dit_jax.media.image import fit
 from dit_jax.names import ConfigError
 from dit_jax.parallel.mesh import AXES, make_mesh
 from dit_jax.sampling.draw import _sampler, check_drawn, draw, gather
@@ -285,6 +286,19 @@ def test_a_clip_between_files_begins_and_ends_with_them(params, tmp_path):
     assert wanted.shape == (2, 8, 8, 1) and np.abs(wanted).max() <= 1
     np.testing.assert_allclose(found[[0, -1]], wanted, atol=0.01)
     assert np.abs(found[2] - wanted).max() > 0.1
+
+
+def test_ends_may_be_of_any_size(params, tmp_path):
+    """They are cropped and scaled as those that are trained on, which a file that is given is not."""
+    run = changed("streams.image.process", "gaussian(prediction='velocity', clock='reversed_unit')")
+    files = [picture(tmp_path / "wide.png", (9, 40)), picture(tmp_path / "tall.jpg", (31, 17), seed=1)]
+    ends = ",".join(map(str, files))
+    found = clip(params, make_mesh(), dataclasses.replace(CLIP, steps=50), ends, run)["image"]
+    for sample, file in zip(found[[0, -1]], files, strict=True):
+        with Image.open(file) as image:
+            np.testing.assert_allclose(sample, fit(image, (8, 8, 1)), atol=0.01)
+    with pytest.raises(ValueError, match="40 pixels wide and 9 high"):
+        run.streams["image"].view.read(ends)
 
 
 @pytest.mark.parametrize(

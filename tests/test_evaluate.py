@@ -6,17 +6,19 @@ import types
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import dit_jax as dj
 from dit_jax import evaluate, sample_cli
 from dit_jax.command import options_of, parse
 from dit_jax.data import audio_digits, sources
+from dit_jax.data.pipeline import UnreadableError
 from dit_jax.diffusion.stream import Stream
-from dit_jax.run import SampleOptions
+from dit_jax.run import DataOptions, SampleOptions
 
 CLASSES = 3
 LABELS = np.arange(60, dtype=np.int32) % CLASSES
-DATA = types.SimpleNamespace(name="made", dir="somewhere")
+DATA = types.SimpleNamespace(name="made", dir="somewhere", holdout=0.25, unreadable="stop")
 picture = dj.streams.image((2, 2, 1), patch=1)
 
 
@@ -42,9 +44,8 @@ class Made:
         self.read: list = []
         self.drawn: list = []
         self.sample = lambda guidance, given, num: {"image": pictures(given.get("label", np.arange(num) % CLASSES))}
-        features = {"image": None, **({"label": types.SimpleNamespace(num_classes=CLASSES)} if labelled else {})}
-        info = types.SimpleNamespace(features=features, splits=dict.fromkeys(("test", "zoo", "train", "attic")))
-        monkeypatch.setattr(evaluate.sources, "find", lambda *_: types.SimpleNamespace(info=info))
+        has = sources.Contents(("test", "zoo", "train", "attic"), "test", CLASSES if labelled else 0)
+        monkeypatch.setattr(evaluate.sources, "contents", lambda *of: {("made", "somewhere", 0.25): has}[of])
         monkeypatch.setattr(evaluate, "examples", self.examples)
         monkeypatch.setattr(evaluate, "draw", self.draw)
 
@@ -176,6 +177,7 @@ def test_words_are_heard_where_speech_is_judged_and_a_word_was_asked_for(monkeyp
 
 @pytest.mark.parametrize("absent", ["", "gguf, tokenizers"])
 def test_texts_are_both_splits_and_are_read_by_a_language_model_if_there_is_one(absent, monkeypatch, capsys):
+    Made(monkeypatch, labelled=False)
     streams = {"text": dj.streams.text(4), "past": dj.streams.past(dj.streams.text(4))}
     monkeypatch.setattr(evaluate, "examples", lambda run, name, streams: (name, [*streams]))
     monkeypatch.setattr(evaluate, "missing", lambda names: absent)
@@ -236,3 +238,116 @@ def test_a_scale_that_is_no_number_is_an_error(scale, monkeypatch, tmp_path):
     monkeypatch.setattr(evaluate, "restore_run", lambda workdir, step=-1: (run, None, None))
     with pytest.raises(ValueError, match=f"--guidance = {scale} should be finite"):
         evaluate.main(str(tmp_path), guidance=(scale,))
+
+
+@pytest.mark.parametrize("scale", ["label=2", "2x", "", "name=2"])
+def test_a_scale_for_one_stream_is_refused_before_anything_is_read(scale):
+    with pytest.raises(ValueError, match=rf"--guidance={scale} should be numbers: .*, as in --guidance=1,2"):
+        evaluate.main("no such run", guidance=("1", scale))
+
+
+@pytest.mark.parametrize("num", [1, 0, -3])
+def test_one_sample_has_no_score(num):
+    """Its covariance is none."""
+    with pytest.raises(ValueError, match=f"--num = {num} should be at least 2"):
+        evaluate.main("no such run", num=num)
+
+
+# Of a folder of images -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def insects(tmp_path):
+    """Sixty ants, dark, and sixty bees, light."""
+    rng = np.random.default_rng(0)
+    for name, level in (("ant", 40), ("bee", 200)):
+        (tmp_path / name).mkdir()
+        for i in range(60):
+            pixels = np.uint8(level + rng.integers(-20, 20, (2, 2)))
+            Image.fromarray(pixels).save(tmp_path / name / f"{i}.png")
+    return tmp_path
+
+
+def of_folder(path, holdout=0.25, **streams: Stream) -> types.SimpleNamespace:
+    return types.SimpleNamespace(streams=streams, data=DataOptions(name=str(path), holdout=holdout))
+
+
+def test_a_run_on_a_folder_is_scored_against_what_is_held_out_of_it(insects, monkeypatch):
+    """By a sampler that draws held-out images themselves, of the class that is asked for, or else only bees."""
+    run = of_folder(insects, image=picture, label=dj.streams.label(2))
+    real = evaluate.examples(run, "test", run.streams)
+    asked_for = []
+
+    def draw(run, params, mesh, how, examples):
+        asked_for.append(examples["label"].tolist())
+        wanted = examples["label"] if how.guidance > 1 else np.ones_like(examples["label"])
+        rows = [np.flatnonzero(real["label"] == label)[i // 2 % 9] for i, label in enumerate(wanted)]
+        yield {"image": real["image"][rows], **examples}
+
+    monkeypatch.setattr(evaluate, "draw", draw)
+    train, bees, both = evaluate.classes(run, None, None, SampleOptions(num=18))
+    assert train["what"] == "real data, train split" and train["scores"]["image/agreement"] == 1
+    assert asked_for == [[0, 1] * 9] * 2
+    assert bees["scores"]["image/agreement"] == 0.5 and both["scores"]["image/agreement"] == 1
+    assert train["scores"]["image/frechet"] < 0.02
+    assert 10 * both["scores"]["image/frechet"] < bees["scores"]["image/frechet"]
+
+
+def test_a_class_that_nothing_is_held_out_of_is_not_asked_for(insects, monkeypatch, capsys):
+    (insects / "cicada").mkdir()
+    Image.fromarray(np.zeros((2, 2), np.uint8)).save(insects / "cicada" / "0.png")  # each class keeps one
+    run = of_folder(insects, image=picture, label=dj.streams.label(3))
+
+    def draw(run, params, mesh, how, examples):
+        assert examples["label"].tolist() == [0, 1, 0, 1]
+        yield {"image": np.zeros((4, 2, 2, 1)), **examples}
+
+    monkeypatch.setattr(evaluate, "draw", draw)
+    assert len([*evaluate.classes(run, None, None, SampleOptions(num=4))]) == 3
+    assert "nothing is held out of 1 of 3 classes" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("flat", [False, True])
+def test_images_are_scored_without_labels(flat, insects, monkeypatch):
+    """Whose run has none; those that lie in no class have a Frechet distance alone."""
+    for file in [*(insects / "ant").iterdir()] * flat:
+        file.rename(insects / file.name)
+    for name in ("ant", "bee") if flat else ():
+        for file in (insects / name).iterdir():
+            file.unlink()
+        (insects / name).rmdir()
+    run = of_folder(insects, image=picture)
+    monkeypatch.setattr(
+        evaluate, "draw", lambda run, params, mesh, how, examples: iter([{"image": np.zeros((4, 2, 2, 1))}])
+    )
+    real, drawn, _ = evaluate.classes(run, None, None, SampleOptions(num=4))
+    assert drawn["given"] == [] and drawn["scores"].keys() == {"image/frechet"}
+    assert real["scores"].keys() == {"image/frechet"} | ({"image/agreement"} if not flat else set())
+
+
+@pytest.mark.parametrize(
+    ("name", "holdout", "message"),
+    [
+        ("synthetic", 0.1, "no data to score samples against: its data.name is 'synthetic', as that of published"),
+        ("FOLDER", 0.0, r"nothing of .* is held out .* data.holdout above 0, or with test/ beside train/"),
+        ("FOLDER", 1e-9, r"nothing of .* is held out .* data.holdout above 0, or with test/ beside train/"),
+    ],
+)
+def test_without_held_out_data_nothing_is_scored_and_what_is_missing_is_said(name, holdout, message, insects):
+    run = of_folder(name.replace("FOLDER", str(insects)), holdout, image=picture, label=dj.streams.label(2))
+    with pytest.raises(ValueError, match=message):
+        evaluate.contents_of(run)
+
+
+def test_an_example_that_cannot_be_used_stops_a_score_or_is_left_out(insects):
+    run = of_folder(insects, image=picture, label=dj.streams.label(2))
+    files = [file for file, _ in sources.original(sources.load(run.data.name, "test", "", run.streams, 0.25)).files]
+    files[3].write_text("no image")
+    with pytest.raises(UnreadableError, match=rf"example 3 of {len(files)} cannot be used: cannot read the image .*"):
+        evaluate.examples(run, "test", run.streams)
+    run.data = dataclasses.replace(run.data, unreadable="skip")
+    assert len(evaluate.examples(run, "test", run.streams)["label"]) == len(files) - 1
+    for file in files[1:]:
+        file.write_text("no image")
+    with pytest.raises(ValueError, match="has 1 examples in its split test, and scores take 2 or more"):
+        evaluate.examples(run, "test", run.streams)

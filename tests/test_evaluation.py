@@ -9,6 +9,7 @@ import pytest
 
 import dit_jax as dj
 from dit_jax import evaluate
+from dit_jax.data import sources
 from dit_jax.diffusion.levels import uniform
 from dit_jax.diffusion.masked import Masked
 from dit_jax.diffusion.stream import Stream
@@ -62,6 +63,16 @@ def test_the_judge_knows_what_it_was_taught_and_nothing_else():
     np.testing.assert_array_equal(judge(images[200:]), labels[200:])
 
 
+def test_nobody_judges_what_has_no_labels_or_one():
+    """Features are compared with those of real data all the same."""
+    streams, pictures = {"picture": dj.streams.image((2, 2, 1), patch=1)}, np.random.default_rng(0).normal(size=(9, 4))
+    real = {"picture": pictures.reshape(9, 2, 2, 1)}
+    for labels in (None, np.zeros(9, int)):
+        assert train_judges(streams, real, labels) == {}
+        found = scores(streams, {}, real, described(streams, real), labels)
+        assert found == {"picture/frechet": pytest.approx(0, abs=1e-9)}
+
+
 def test_scores_are_the_shares_that_they_say():
     """Of 8 samples, 6 pictures and 7 words are right, and 5 of each at once; one word exists nowhere."""
     streams = {"picture": dj.streams.image((2, 2, 1), patch=1), "word": word(3), "label": dj.streams.label(2)}
@@ -112,12 +123,11 @@ def test_every_part_is_given_once_and_judged_never(monkeypatch):
         rows = {"one": row, "two": np.zeros_like(row), "word": row}
         yield {**{name: real[name][rows[name]] for name in names}, **examples}
 
-    features = {"label": types.SimpleNamespace(num_classes=3)}
-    info = types.SimpleNamespace(features=features, splits={"train": None, "test": None})
-    monkeypatch.setattr(evaluate.sources, "find", lambda *_: types.SimpleNamespace(info=info))
+    has = sources.Contents(("train", "test"), "test", 3)
+    monkeypatch.setattr(evaluate.sources, "contents", lambda *_: has)
     monkeypatch.setattr(evaluate, "examples", lambda run, split, streams, most=None: real)
     monkeypatch.setattr(evaluate, "draw", draw)
-    data = types.SimpleNamespace(name="made", dir="")
+    data = types.SimpleNamespace(name="made", dir="", holdout=0.0)
     run = types.SimpleNamespace(streams=streams, data=data)
     first, *rows = evaluate.classes(run, None, None, SampleOptions(num=90), [1.0, 2.0])
     assert first["scores"]["coherence"] == 1
@@ -166,7 +176,7 @@ def test_a_caption_is_judged_unless_all_was_given(monkeypatch):
 def test_examples_are_a_split_in_order_or_some_of_it_each_once(monkeypatch):
     split = [{"image": np.full((2, 2, 1), i)} for i in range(50)]
     monkeypatch.setattr(evaluate.sources, "load", lambda *_: split)
-    run = types.SimpleNamespace(data=types.SimpleNamespace(name="made", dir=""))
+    run = types.SimpleNamespace(data=types.SimpleNamespace(name="made", dir="", holdout=0.0, unreadable="stop"))
     every = evaluate.examples(run, "test", {})["image"]
     assert every.shape == (50, 2, 2, 1) and every[:, 0, 0, 0].tolist() == [*range(50)]
     some = evaluate.examples(run, "test", {}, most=20)["image"][:, 0, 0, 0].tolist()

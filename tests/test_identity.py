@@ -1,5 +1,6 @@
 """What data are is the same wherever they lie, and what has changed in them is named."""
 
+import hashlib
 import shutil
 
 import numpy as np
@@ -8,7 +9,7 @@ from PIL import Image
 
 import dit_jax as dj
 from dit_jax.data import sources
-from dit_jax.data.identity import differences, identity
+from dit_jax.data.identity import differences, identity, with_names
 
 IMAGES = {"image": dj.streams.image((4, 4, 1)), "label": dj.streams.label(3)}
 
@@ -62,6 +63,47 @@ def test_classes_come_and_go(pictures):
     streams = {**IMAGES, "label": dj.streams.label(2)}
     assert differences(before, of(pictures, streams)) == "the number of examples was 9 and is 5, class 'emu' is gone"
     assert differences(of(pictures, streams), before) == "the number of examples was 5 and is 9, class 'emu' is new"
+
+
+def test_what_is_held_out_is_a_part_of_what_a_folder_is(pictures):
+    """But for runs that are older than that, for which nothing is."""
+    shares = [identity("", sources.load(str(pictures), "train", "", IMAGES, share)) for share in (0.0, 0.6)]
+    assert "holdout" not in shares[0] and shares[0] == of(pictures)
+    changed = differences(*shares)
+    assert changed.startswith("the number of examples was 9 and is ") and "data.holdout was 0 and is 0.6" in changed
+    assert "data.holdout was 0.6 and is 0" in differences(*shares[::-1])
+
+
+def test_files_are_known_by_their_names_below_their_class_in_any_order(pictures):
+    """A digest of an older version is of names in the order of letters, and those were all in the class itself."""
+    for i in range(8, 13):
+        shutil.copy(pictures / "dog" / "d0.png", pictures / "dog" / f"d{i}.png")
+    names = ["d0.png", "d1.png", "d10.png", "d11.png", "d12.png", "d2.png", "d8.png", "d9.png"]
+    digest = hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]
+    assert of(pictures)["classes"][1] == {"name": "dog", "examples": 8, "listing": digest}
+    before = of(pictures)
+    (pictures / "dog" / "old").mkdir()
+    (pictures / "dog" / "d0.png").rename(pictures / "dog" / "old" / "d0.png")
+    assert differences(before, of(pictures)) == "class 'dog' has files of other names"
+
+
+def test_files_of_no_class_are_known_too(tmp_path):
+    streams = {"image": IMAGES["image"]}
+    for name in "ab":
+        Image.fromarray(np.zeros((4, 4), np.uint8)).save(tmp_path / f"{name}.png")
+    before = of(tmp_path, streams)
+    assert before["classes"] == [] and differences(before, of(tmp_path, streams)) == ""
+    (tmp_path / "a.png").rename(tmp_path / "c.png")
+    assert differences(before, of(tmp_path, streams)) == "the listing of its files is another"
+
+
+def test_labels_go_by_the_names_of_what_was_trained_on(pictures):
+    named = with_names(IMAGES, of(pictures))
+    assert named["label"].view.read("emu,cat").tolist() == [2, 0] and named["image"] is IMAGES["image"]
+    assert named["label"].view.show(np.array([1, 3])) == ["dog", ""]
+    for unknown in (None, {}, {"name": "synthetic"}, {"classes": [{"name": "cat"}, {"name": "dog"}]}):
+        assert with_names(IMAGES, unknown) == IMAGES
+    assert with_names({"image": IMAGES["image"]}, of(pictures)) == {"image": IMAGES["image"]}
 
 
 def test_prepared_data_say_version_classes_and_listing():

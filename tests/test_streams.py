@@ -138,6 +138,60 @@ def test_a_label_that_does_not_exist_is_an_error_that_names_it(text, wrong):
         label(10).view.read(text)
 
 
+NAMED = {
+    "words": ["ant", "bee", "3", "stag beetle", "moth, cabbage"],
+    "others": ["1", "2", "10"],
+    "padded": ["00", "01", "02"],
+    "reserved": ["all", "none", "random"],
+}
+
+
+@pytest.mark.parametrize(
+    ("names", "text", "labels"),
+    [
+        ("words", "bee", [1]),
+        ("words", "bee,ant , stag beetle", [1, 0, 3]),
+        ("words", "moth, cabbage", [4]),
+        ("words", "ant,none", [0, 5]),
+        ("words", "3", [2]),
+        ("others", "2", [1]),
+        ("others", "10,1", [2, 0]),
+        ("others", "all", [0, 1, 2]),
+        ("padded", "01,1", [1, 1]),
+        ("reserved", "none", [3]),
+        ("reserved", "2,1", [2, 1]),
+    ],
+)
+def test_labels_go_by_the_names_of_classes(names, text, labels):
+    """And by numbers where no class has another number for its name."""
+    view = label(len(NAMED[names])).view.named(NAMED[names])
+    np.testing.assert_array_equal(view.read(text), labels)
+    assert view.show(np.array(labels)) == [[*NAMED[names], ""][value] for value in labels]
+
+
+@pytest.mark.parametrize(
+    ("names", "text", "message"),
+    [
+        ("words", "be", "label 'be' does not exist; did you mean 'bee'"),
+        ("words", "ant,wasp", "label 'wasp' does not exist; known are 3, ant, bee, moth, cabbage, stag beetle"),
+        ("words", "1", "label '1' does not exist; known are"),
+        ("others", "0", "label '0' does not exist; .*10"),
+        ("others", "3", "label '3' does not exist; known are 1, 10, 2"),
+        ("padded", "3", r"label 3 does not exist: labels are 0 \.\.\. 2"),
+        ("reserved", "every", "label 'every' does not exist; known are all, none, random"),
+    ],
+)
+def test_a_name_that_no_class_has_is_an_error_that_says_which_have(names, text, message):
+    with pytest.raises(ValueError, match=message):
+        label(len(NAMED[names])).view.named(NAMED[names]).read(text)
+
+
+def test_of_many_names_a_few_are_said():
+    names = [f"species {i:04}" for i in range(1000)]
+    with pytest.raises(ValueError, match=r"known are species 0000, .*, species 0019 and 980 more$"):
+        label(1000).view.named(names).read("zzz")
+
+
 def test_given_values_take_turns():
     streams = {"image": EXAMPLES["image"], "label": EXAMPLES["label"]}
     given, prefix, start = read_given(streams, ["label=0,2,5"])

@@ -367,6 +367,7 @@ WIRES: dict[str, list[Row]] = {
     "data.name": [Row(parameters, "digits", PICTURES)],
     "data.dir": [Row(refused, "digits", "/nowhere/else", {"data": {"name": "kjv", "dir": "/nowhere"}})],
     "data.batch_size": [Row(program, "digits", 8)],
+    "data.holdout": [Row(fed, "digits", 0.9, {"data": {"name": PICTURES}})],
     "data.augment": [Row(fed, "digits", "flip")],
     "data.unreadable": [Row(refused, "digits", "skip", {"data": {"name": BROKEN, "batch_size": 10}})],
     "data.changed": [Row(resumed, "digits", "allow", {"data": {"name": PICTURES}})],
@@ -510,11 +511,13 @@ def seen(see: Callable[[dict], Any], config: str) -> Any:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> str:
-    """A folder of images, one in each of ten classes; and one like it, whose last image is cut off."""
+    """A folder of images, two in each of ten classes; and one of one in each, of which the last is cut off."""
     folder = tmp_path_factory.mktemp("pictures")
     for kind, i in itertools.product(("whole", "broken"), range(10)):
         (folder / kind / str(i)).mkdir(parents=True)
         Image.fromarray(np.full((4, 4), 20 * i, np.uint8)).save(folder / kind / str(i) / "0.png")
+        if kind == "whole":
+            Image.fromarray(np.full((4, 4), 20 * i + 10, np.uint8)).save(folder / kind / str(i) / "1.png")
     last = folder / "broken" / "9" / "0.png"
     last.write_bytes(last.read_bytes()[:30])
     return str(folder)

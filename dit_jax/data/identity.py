@@ -1,28 +1,33 @@
 """What data are, in a few words that a checkpoint can hold: so that a run notices if it is to go on with others."""
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Iterable
 from typing import Any
 
-from dit_jax.data.folder import Folder
-from dit_jax.data.sources import Source
+from dit_jax.data.folder import Folder, class_of
+from dit_jax.data.sources import Source, original
+from dit_jax.diffusion.stream import Streams
 
 
 def identity(name: str, source: Source) -> dict[str, Any]:
     """Name, version, number of examples, class names and a digest of the listing of a split, as JSON.
 
-    Of a folder, each class has how many files it has and a digest of their names: where the folder is does not matter.
+    Of a folder, each class has how many files it has and a digest of their names, as those have that are in no class:
+    where the folder is does not matter. Where a share of its images is held out, that is there too.
     """
-    while hasattr(source, "source"):  # what remembers or replaces examples of another
-        source = source.source
+    source = original(source)
     if isinstance(source, Folder):
-        return {"name": "a folder", "examples": len(source), "classes": _classes_of(source)}
+        found = {"name": "a folder", "examples": len(source), "classes": _classes_of(source)}
+        share, rest = source.images.holdout, [name for name in source.images.names if not class_of(name)]
+        return found | ({"holdout": share} if share else {}) | ({"listing": _digest_of(rest)} if rest else {})
     records = getattr(source, "records", None)
     if records is None:
         return {"name": name, "examples": len(source)}
     info, split = records.dataset_info, records.dataset_info.splits[records.split]
-    names = [feature.names for feature in info.features.values() if getattr(feature, "names", None)]
+    named = sorted(info.features.items(), key=lambda item: item[0] != "label")  # that of labels, or else the first
+    names = [feature.names for _, feature in named if getattr(feature, "names", None)]
     listing = [split.shard_lengths, split.num_bytes, (info.metadata or {}).get("splits", {}).get(split.name)]
     return {
         "name": info.name,
@@ -33,6 +38,15 @@ def identity(name: str, source: Source) -> dict[str, Any]:
     }
 
 
+def with_names(streams: Streams, data: dict[str, Any] | None) -> Streams:
+    """The streams of a run, whose labels are read and shown by the names of the classes of its data, if it is known
+    what those are."""
+    names, label = [entry["name"] for entry in (data or {}).get("classes", [])], streams.get("label")
+    if label is None or label.view.named is None or len(names) != label.process.vocabulary:
+        return streams
+    return {**streams, "label": dataclasses.replace(label, view=label.view.named(names))}
+
+
 def differences(was: dict[str, Any], now: dict[str, Any], most: int = 3) -> str:
     """What has changed, in words, the first few of them; nothing if nothing has."""
     found = [
@@ -40,6 +54,8 @@ def differences(was: dict[str, Any], now: dict[str, Any], most: int = 3) -> str:
         for key, what in (("name", "the name"), ("version", "the version"), ("examples", "the number of examples"))
         if key in was and was[key] != now.get(key)
     ]
+    shares = was.get("holdout", 0), now.get("holdout", 0)
+    found += ["data.holdout was {} and is {}".format(*shares)] * (shares[0] != shares[1])
     found += _class_differences(was.get("classes", []), now.get("classes", []))
     if not found and was != now:
         found = ["the listing of its files is another"]
@@ -69,11 +85,15 @@ def _is_same(entry: dict, i: int, other: dict, j: int) -> bool:
 
 
 def _classes_of(folder: Folder) -> list[dict[str, Any]]:
-    files: list[list[str]] = [[] for _ in folder.classes]
-    for file, label in folder.files:
-        files[label].append(file.name)
-    pairs = zip(folder.classes, files, strict=True)
-    return [{"name": name, "examples": len(names), "listing": _digest("\n".join(names))[:16]} for name, names in pairs]
+    files: dict[str, list[str]] = {name: [] for name in folder.classes}
+    for name in folder.images.names:
+        if of := class_of(name):
+            files[of].append(name.removeprefix(f"{of}/"))
+    return [{"name": name, "examples": len(names), "listing": _digest_of(names)} for name, names in files.items()]
+
+
+def _digest_of(names: Iterable[str]) -> str:
+    return _digest("\n".join(sorted(names)))[:16]
 
 
 def _digest(text: str) -> str:

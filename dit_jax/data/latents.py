@@ -65,7 +65,7 @@ def begin(directory: Path, split: str, folder: Folder, made: dict[str, Any], fir
 
     made: `shape` of a posterior, `vae`, `scale` and `size`. first: of several processes, the one that writes.
     """
-    listing = "\n".join(f"{file.parent.name}/{file.name}" for file, _ in folder.files)
+    listing = "\n".join(folder.images.names)
     source = {"images": len(folder), "listing": hashlib.sha256(listing.encode()).hexdigest()}
     made = {**made, "crop": CROP, "shard": SHARD, "classes": folder.classes}
     known = noted(directory) if (directory / NOTES).exists() else {**made, "splits": {}}

@@ -1,8 +1,9 @@
 """Examples in order: which ones make up which batch, a pure function of (seed, step): resuming needs one integer."""
 
+import contextlib
 import functools
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeAlias
 
 import grain
@@ -57,25 +58,42 @@ def examples(
         return int(order(epoch)[turn])
 
     def read(index: int, rng: np.random.Generator) -> Example:
-        try:
-            example = AUGMENTATIONS[augment](source, index, rng)
-            check_example(streams or {}, example)
-            return example
-        except MemoryError:
-            raise
-        except Exception as error:
-            raise UnreadableError(f"example {index} of {count:,} cannot be used: {error}") from error
-
-    def read_or_next(index: int, rng: np.random.Generator) -> Example:
         for later in range(count):
-            try:
-                return read((index + later) % count, rng)
-            except UnreadableError as error:
-                _say_once(str(error))
+            here = (index + later) % count
+            with skipped_over(here, count, unreadable):
+                example = AUGMENTATIONS[augment](source, here, rng)
+                check_example(streams or {}, example)
+                return example
         raise UnreadableError(f"none of {count:,} examples can be used")
 
-    look = read_or_next if unreadable == "skip" else read
-    return grain.MapDataset.range(sys.maxsize).seed(seed).map(place).random_map(look)
+    return grain.MapDataset.range(sys.maxsize).seed(seed).map(place).random_map(read)
+
+
+def usable(source: Source, places: Iterable[int], streams: Streams, unreadable: str = "stop") -> list[Example]:
+    """The examples at these places of a source, once and as they are. One that is not what streams take, or that cannot
+    be read, raises UnreadableError ("stop"), or is left out ("skip")."""
+    found = []
+    for place in places:
+        with skipped_over(place, len(source), unreadable):
+            example = source[place]
+            check_example(streams, example)
+            found.append(example)
+    return found
+
+
+@contextlib.contextmanager
+def skipped_over(index: int, count: int, unreadable: str) -> Iterator[None]:
+    """What is raised while an example is read becomes an UnreadableError, or, to "skip" it, a line."""
+    try:
+        yield
+    except MemoryError:
+        raise
+    except Exception as error:
+        sentence = f"example {index} of {count:,} cannot be used: {error}"
+        if unreadable == "skip":
+            return _say_once(sentence)
+        hint = "mend it, or leave out what cannot be used by --config.data.unreadable=skip"
+        raise UnreadableError(f"{sentence}; {hint}") from error
 
 
 @functools.lru_cache(maxsize=10_000)
@@ -98,7 +116,8 @@ def check_example(streams: Streams, example: Example) -> None:
         try:
             stream.process.check(value)
         except ValueError as error:
-            raise ValueError(f"{name} {error}") from None
+            hint = "" if is_real else "; where they count from 1, prepare the data with one less"
+            raise ValueError(f"{name} {error}{hint}") from None
 
 
 def batch(examples: Examples, step: int, batch_size: int, rows: slice = slice(None)) -> Example:
@@ -111,8 +130,12 @@ def batch(examples: Examples, step: int, batch_size: int, rows: slice = slice(No
 
 def picked(examples: Examples | Source, places: Iterable[int]) -> Example:
     """The examples at these places, stacked: {name: [n, *shape]}."""
-    found = [examples[place] for place in places]
-    return {name: np.stack([example[name] for example in found]) for name in found[0]}
+    return stacked([examples[place] for place in places])
+
+
+def stacked(examples: Sequence[Example]) -> Example:
+    """Examples as one: {name: [n, *shape]}."""
+    return {name: np.stack([example[name] for example in examples]) for name in examples[0]}
 
 
 def batches(

@@ -7,16 +7,17 @@ import io
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 from PIL import Image
 
+from dit_jax.data import folder
 from dit_jax.data.folder import Folder
 from dit_jax.data.latents import Latents
 from dit_jax.diffusion.stream import Stream, Streams
 from dit_jax.media.image import MODES, fit
-from dit_jax.names import nearest
+from dit_jax.names import first_few, nearest
 
 if TYPE_CHECKING:  # importing TFDS takes a second, so it waits until a data set needs it
     from tensorflow_datasets.core import DatasetBuilder, DatasetInfo
@@ -47,26 +48,27 @@ class Source(Protocol):
     def __getitem__(self, index: int, /) -> dict[str, np.ndarray]: ...
 
 
-def load(name: str, split: str, data_dir: str | os.PathLike, streams: Streams) -> Source:
+def load(name: str, split: str, data_dir: str | os.PathLike, streams: Streams, holdout: float = 0.0) -> Source:
     """Open a data set for the streams of a model.
 
     name: digits, which prepare themselves; fashion_mnist, or any data set that TFDS has prepared in data_dir and that
     has a feature for each stream; latents that dit_jax.prepare has written there; synthetic, noise for any streams; or
-    a folder with one subfolder of images a class, written as a path that begins with /, . or ~, in which {split} stands
-    for the split if it has a folder for each. Images of varying size are fitted to the shape. Examples that take at
-    most MEMORY_LIMIT bytes are decoded once and kept.
+    a folder of images (see folder.py): a path that begins with /, . or ~, or one that is no data set's name, in which
+    {split} may stand for the split. holdout: the share of a folder's images that is not trained on, if it has no
+    folders for its splits. Images of varying size are fitted to the shape. Examples that take at most MEMORY_LIMIT
+    bytes are decoded once and kept.
 
     Raises FileNotFoundError for what is not there, ValueError for a wrong shape, number of classes, split or VAE.
     """
     if name == "synthetic":
         return Synthetic(streams)
     source: Source
-    if name.startswith(("/", ".", "~")):
+    if path := folder_of(name, data_dir):
         check_names(name, ("image", "label"), streams)
-        image = streams["image"]
-        source = folder = Folder(name.replace("{split}", split), image.shape, image.view.background)
+        read, image = folder.in_classes if "label" in streams else folder.listing, streams["image"]
+        source = images = Folder(path, image.shape, split, holdout, read, image.view.background)
         check_image(name, "image", (None, None, streams["image"].shape[-1]), "", streams["image"])
-        check_classes(name, "label", len(folder.classes), streams)
+        check_classes(name, "label", images.classes, streams)
     else:
         builder = prepare(name, data_dir) if name == "digits" else find(name, data_dir)
         check_features(name, builder.info, streams)
@@ -77,16 +79,60 @@ def load(name: str, split: str, data_dir: str | os.PathLike, streams: Streams) -
     return Remembered(source) if size * np.dtype(np.float32).itemsize <= MEMORY_LIMIT else source
 
 
-def held_out(name: str, data_dir: str | os.PathLike, streams: Streams) -> Source | None:
-    """The test split, or the validation split, of the data set that `load` opens, if it has one."""
+def held_out(name: str, data_dir: str | os.PathLike, streams: Streams, holdout: float = 0.0) -> Source | None:
+    """What is not trained on of the data set that `load` opens, if there is any."""
+    is_folder = name != "synthetic" and folder_of(name, data_dir)
+    split = "test" if is_folder else contents(name, data_dir).held_out
+    source = load(name, split, data_dir, streams, holdout) if split else ()
+    return source if len(source) else None
+
+
+class Contents(NamedTuple):
+    """What a data set has: its splits; which of them is held out, "test" or "validation", nothing if none is; and how
+    many classes, 0 where it has no labels."""
+
+    splits: tuple[str, ...]
+    held_out: str
+    classes: int
+
+
+def contents(name: str, data_dir: str | os.PathLike, holdout: float = 0.0) -> Contents:
+    """What the data set that `load` opens has. Raises FileNotFoundError for what is not there."""
     if name == "synthetic":
-        return None
+        return Contents((), "", 0)
+    if path := folder_of(name, data_dir):
+        train = folder.part(path, "train", holdout, folder.listing)
+        splits = ("train", "test") if train.held_out else ("train",)
+        return Contents(splits, "test" if train.held_out else "", len(train.classes))
+    info = find(name, data_dir).info
+    held = next((split for split in ("test", "validation") if split in info.splits), "")
+    label = dict(info.features).get("label")
+    return Contents(tuple(info.splits), held, getattr(label, "num_classes", 0))
+
+
+def described(name: str, source: Source, streams: Streams) -> str:
+    """What there is to train on, in a line, and in another what becomes of it if it becomes anything else."""
+    if name == "synthetic":
+        return "synthetic noise, no data: for measuring speed"
+    if isinstance(found := original(source), Folder):
+        return folder.described(found)
+    label = streams.get("label")
+    return f"{name}: {len(source):,} examples" + (f", {label.process.vocabulary:,} classes" if label else "")
+
+
+def original(source: Source) -> Source:
+    """The source whose examples another one remembers, or replaces."""
+    while hasattr(source, "source"):
+        source = source.source
+    return source
+
+
+def folder_of(name: str, data_dir: str | os.PathLike) -> str:
+    """The path of a folder of images, where a name is one; nothing for that of a data set."""
     if name.startswith(("/", ".", "~")):
-        folder = Path(name.replace("{split}", "test")).expanduser()
-        return load(name, "test", data_dir, streams) if "{split}" in name and folder.is_dir() else None
-    splits = find(name, data_dir).info.splits
-    found = next((split for split in ("test", "validation") if split in splits), None)
-    return None if found is None else load(name, found, data_dir, streams)
+        return name
+    is_data_set = name in ("synthetic", "digits") or prepared(name, data_dir) is not None
+    return name if not is_data_set and Path(name.replace("{split}", "train")).is_dir() else ""
 
 
 def prepare(name: str, data_dir: str | os.PathLike) -> "DatasetBuilder":
@@ -101,25 +147,32 @@ def prepare(name: str, data_dir: str | os.PathLike) -> "DatasetBuilder":
 def find(name: str, data_dir: str | os.PathLike) -> "DatasetBuilder":
     """The data set that TFDS has prepared in data_dir. Raises FileNotFoundError if there is none, and ValueError if it
     is in a format that takes TensorFlow, or broken."""
+    if (builder := prepared(name, data_dir)) is None:
+        command = f"python -m dit_jax.prepare {name} --data_dir={data_dir}" + ("" if name in BUILDERS else f" {ENCODE}")
+        hint = "" if name in BUILDERS else f"; {nearest(name, [*BUILDERS, 'synthetic'])}"
+        raise FileNotFoundError(
+            f"the data set {name!r} is not in {data_dir}, nor is it a folder of images, {Path(name).absolute()}: "
+            f"prepare it with {command}, or give a folder's path{hint}"
+        )
+    check_format(builder.info, Path(data_dir).expanduser())
+    return builder
+
+
+def prepared(name: str, data_dir: str | os.PathLike) -> "DatasetBuilder | None":
+    """The data set of this name in data_dir, if there is one. Raises ValueError for one that is broken."""
     import tensorflow_datasets as tfds
 
     folder = Path(data_dir).expanduser()
     try:
         builder = tfds.builder(name, data_dir=folder)
-        is_there = builder.is_prepared()
+        return builder if builder.is_prepared() else None
     except (OSError, ValueError) as error:
         if isinstance(error, OSError) and error.errno:  # such as a folder that nobody may read
             raise
-        is_there = False  # TFDS knows neither data nor code of this name
+        return None  # TFDS knows neither data nor code of this name
     except Exception as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(".")
         raise ValueError(f"{folder / name} is no data set as TFDS writes them: {reason}; prepare it again") from error
-    if is_there:
-        check_format(builder.info, folder)
-        return builder
-    command = f"python -m dit_jax.prepare {name} --data_dir={data_dir}" + ("" if name in BUILDERS else f" {ENCODE}")
-    hint = "" if name in BUILDERS else f"; {nearest(name, [*BUILDERS, 'synthetic'])}"
-    raise FileNotFoundError(f"the data set {name!r} is not in {data_dir}: prepare it with {command}{hint}")
 
 
 def check_format(info: "DatasetInfo", folder: Path) -> None:
@@ -150,13 +203,14 @@ def check_features(name: str, info: "DatasetInfo", streams: Streams) -> None:
     for key, stream in streams.items():
         feature = info.features[key]
         if isinstance(feature, tfds.features.ClassLabel):
-            check_classes(name, key, feature.num_classes, streams)
+            check_classes(name, key, feature.names, streams)
         elif isinstance(feature, tfds.features.Image):
             check_image(name, key, feature.shape, "", stream)
         elif posteriors:
             *size, channels = feature.shape
             check_image(name, key, (*size, channels // 2), info.metadata["vae"], stream)
         else:
+            check_numbers(name, key, np.dtype(feature.np_dtype), stream)
             check_merges(name, key, (info.metadata or {}).get("merges", {}).get(key, ""), stream)
             if feature.shape != stream.shape:
                 raise ValueError(
@@ -179,6 +233,13 @@ def check_image(name: str, key: str, found_shape: tuple, found_codec: str, strea
         raise ValueError(f"images have 1 channel (grey) or 3 (RGB), but streams.{key}.shape is {shape}")
 
 
+def check_numbers(name: str, key: str, found: np.dtype, stream: Stream) -> None:
+    """Raises ValueError for words, which no stream takes."""
+    if not (np.issubdtype(found, np.number) or found == np.bool_):
+        wanted = "Tensor(shape=..., dtype=np.uint8)" if stream.shape else "ClassLabel(names=[...])"
+        raise ValueError(f"{name} has {key} in words, not in numbers: prepare it with the TFDS feature {wanted}")
+
+
 def check_merges(name: str, key: str, found: str, stream: Stream) -> None:
     """Compare tokens of a byte-pair encoding, or what has none, with their stream."""
     if stream.process.vocabulary is not None and found != stream.codec_id:
@@ -189,10 +250,14 @@ def check_merges(name: str, key: str, found: str, stream: Stream) -> None:
         )
 
 
-def check_classes(name: str, key: str, found: int, streams: Streams) -> None:
+def check_classes(name: str, key: str, found: list[str], streams: Streams) -> None:
+    """Compare the names of classes with their stream."""
     process = streams[key].process if key in streams else None
-    if process is not None and process.vocabulary not in (None, found):
-        raise ValueError(f"{name} has {found} classes, but streams.{key}.classes is {process.vocabulary}")
+    if process is not None and process.vocabulary not in (None, len(found)):
+        raise ValueError(
+            f"{name} has {len(found)} classes, but streams.{key}.classes is {process.vocabulary}: they are "
+            f"{first_few(found)}; give --config.streams.{key}.classes={len(found)}"
+        )
 
 
 class Prepared:

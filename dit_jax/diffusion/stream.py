@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -43,6 +43,8 @@ class View:
     columns and rows of a picture stand for, such as seconds and hertz. save: (example [*shape], path without a suffix)
     -> the file that it has written, for what is heard or moves. to_bytes: of text, examples [k, *shape] -> k byte
     strings, which are exactly what they say. features: examples [k, *shape] -> [k, d], by which judges tell them apart.
+    named: of labels, names of all classes -> the view that reads and shows these. crop: of pictures, what `read` does,
+    but for files of any size, of which as much is taken as of those that are trained on.
     """
 
     read: Callable[[str], np.ndarray] | None = None
@@ -53,6 +55,8 @@ class View:
     save: Callable[[np.ndarray, Any], Any] | None = None
     to_bytes: Callable[[np.ndarray], list[bytes]] | None = None
     features: Callable[[np.ndarray], np.ndarray] | None = None
+    named: Callable[[Sequence[str]], View] | None = None
+    crop: Callable[[str], np.ndarray] | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)

@@ -19,9 +19,12 @@ def train_judge(features: np.ndarray, labels: np.ndarray) -> Judge:
     return lambda x: machine.predict(flat(x))
 
 
-def train_judges(streams: Streams, real: dict[str, np.ndarray], labels: np.ndarray) -> dict[str, Judge]:
+def train_judges(streams: Streams, real: dict[str, np.ndarray], labels: np.ndarray | None) -> dict[str, Judge]:
     """Real examples {name: [n, *shape]} and their labels [n] -> a judge of each stream that is drawn and can be judged:
-    a support vector machine on its features or, where each label has one word, who knows these and no other."""
+    a support vector machine on its features or, where each label has one word, who knows these and no other. Nobody
+    judges without labels, or where all are one."""
+    if labels is None or len(np.unique(labels)) < 2:
+        return {}
 
     def judge(stream: Stream, examples: np.ndarray) -> Judge:
         if stream.process.vocabulary is not None:
@@ -60,10 +63,10 @@ def scores(
     and the one that it should have.
     """
     found, seen = {}, {name: judge(sample[name]) for name, judge in judges.items()}
-    for name, label in seen.items():
-        if labels is not None:
-            found[f"{name}/agreement"] = float(np.mean(label == labels))
-        if (features := streams[name].view.features) is not None:
+    for name in {**judges, **held_out}:
+        if labels is not None and name in seen:
+            found[f"{name}/agreement"] = float(np.mean(seen[name] == labels))
+        if name in held_out and (features := streams[name].view.features) is not None:
             found[f"{name}/frechet"] = frechet_distance(features(sample[name]), held_out[name])
     if len(seen) > 1:
         one = next(iter(seen.values())) if labels is None else labels

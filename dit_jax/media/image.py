@@ -142,6 +142,15 @@ def read(text: str, shape: tuple[int, ...], background: str = "white") -> np.nda
     return np.stack(images)
 
 
+def crop(text: str, shape: tuple[int, ...], background: str = "white") -> np.ndarray:
+    """Image files as `read` takes them, but of any size: `fit`, as those that are trained on."""
+    images = []
+    for file in split_paths(text):
+        with opened(file) as image:
+            images.append(fit(image, shape, background))
+    return np.stack(images)
+
+
 def to_uint8(x: np.ndarray) -> np.ndarray:
     """Pixels [..., height, width, channels] in [-1, 1] -> uint8 of 1 or 3 channels; of latents, the first three."""
     visible = x[..., :3] if x.shape[-1] >= 3 else x[..., :1]

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dit_jax.diffusion.stream import Stream
-from dit_jax.media.image import read, to_uint8
+from dit_jax.media.image import crop, read, to_uint8
 from dit_jax.network.vae import VAE
 from dit_jax.pretrained import weights
 
@@ -53,7 +53,7 @@ def load(path: str | os.PathLike) -> tuple[VAE, Any]:
 
 
 def with_vae(stream: Stream, path: str | os.PathLike) -> Stream:
-    """A stream of latents as the VAE in a file makes it seen: `show` decodes latents, and `read` encodes pictures.
+    """A stream of latents as the VAE in a file makes it seen: `show` decodes them, `read` and `crop` encode pictures.
 
     Raises ValueError if another VAE made the latents.
     """
@@ -70,6 +70,7 @@ def with_vae(stream: Stream, path: str | os.PathLike) -> Stream:
         stream.view,
         show=lambda z: to_uint8(_in_batches(decode, z)),
         read=lambda text: _in_batches(encode, read(text, pixels, stream.view.background)),
+        crop=lambda text: _in_batches(encode, crop(text, pixels, stream.view.background)),
     )
     return dataclasses.replace(stream, view=view)
 

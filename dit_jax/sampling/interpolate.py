@@ -29,8 +29,8 @@ def interpolation_noise(
     """What options.num samples `start` from on the way from one end to the other: {name: [num, *shape]}.
 
     ends: 'A,B', two seeds, which stand for their sample 0, or two files of the stream that is drawn and can read them,
-    which are encoded. Raises ValueError if it is neither, what `check_interpolation` raises, and what the stream raises
-    for a file that it cannot read.
+    which are cropped as in training and encoded. Raises ValueError if it is neither, what `check_interpolation` raises,
+    and what the stream raises for a file that it cannot read.
     """
     given = {name: values[:1] for name, values in read_given(run.streams, options.given).given.items()}
     moving, words = check_interpolation(run.streams, options, ends, given), split_paths(ends)
@@ -38,7 +38,8 @@ def interpolation_noise(
         keys = jnp.stack([jax.random.key(checked(int(word), Seed, "--interpolate")) for word in words])
         noise = priors(moving, jax.vmap(lambda key: example_keys(key, jnp.zeros(1, int))[0])(keys))
     else:
-        readers = {name: stream.view.read for name, stream in moving.items() if stream.view.read is not None}
+        views = {name: stream.view for name, stream in moving.items()}
+        readers = {name: view.crop or view.read for name, view in views.items() if view.read is not None}
         if len(readers) != 1:
             hint = "" if readers else "; one of latents does with --vae"
             raise ValueError(f"--interpolate={ends}: one drawn stream should read files, not {len(readers)}{hint}")

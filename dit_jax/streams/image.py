@@ -14,7 +14,7 @@ from dit_jax.diffusion.ddpm import PROCESSES
 from dit_jax.diffusion.gaussian import Gaussian
 from dit_jax.diffusion.levels import LEVELS, Quantile
 from dit_jax.diffusion.stream import Stream, View
-from dit_jax.media.image import MODES, colour, read, to_uint8
+from dit_jax.media.image import MODES, colour, crop, read, to_uint8
 from dit_jax.network.tokens import COLUMN, ROW, grid_shape, patchify, positions, unpatchify
 from dit_jax.schema import Range, called, checks
 
@@ -57,6 +57,7 @@ def image(
             background=colour(background),
             show=to_uint8,
             features=lambda x: x.reshape(len(x), -1),
+            crop=(lambda text: crop(text, tuple(shape), background)) if shape[-1] in MODES else None,
         ),
     )
 

@@ -1,5 +1,6 @@
 """What has changed in a config since a checkpoint: key by key, and by what values mean, however they are written."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -7,6 +8,7 @@ from dit_jax.diffusion.ddpm import PROCESSES
 from dit_jax.diffusion.joint_levels import JOINT_LEVELS
 from dit_jax.diffusion.levels import LEVELS
 from dit_jax.network.layers import BLOCKS
+from dit_jax.run import Run
 from dit_jax.schema import meaning
 
 # Where configs write calls of rows, or their names: the tables, by the last word of a key.
@@ -29,6 +31,16 @@ def changes(was: Any, now: Any, key: str = "") -> Changes:
         pairs = {f"{key}.{name}".strip("."): (was.get(name, ABSENT), now.get(name, ABSENT)) for name in keys}
         return {name: pair for inner, both in pairs.items() for name, pair in changes(*both, inner).items()}
     return {} if _same(was, now, CALLS.get(key.rpartition(".")[2])) else {key: (was, now)}
+
+
+def as_begun(run: Run, was: dict[str, Any] | None) -> Run:
+    """A run as it goes on from the config of its newest checkpoint: nothing is held out of a folder, for good, by one
+    that was begun before anything could be."""
+    if was is None or "holdout" in was.get("data", {}):
+        return run
+    entries = {name: value for name, value in run.config.get("data", {}).items() if name != "holdout"}
+    data = dataclasses.replace(run.data, holdout=0.0)
+    return dataclasses.replace(run, data=data, config={**run.config, "data": entries})
 
 
 def fixed(changed: Changes) -> Changes:

@@ -72,6 +72,14 @@ def steps(workdir: str | Path) -> list[int]:
     return sorted(int(path.name) for path in entries if re.fullmatch(r"0|[1-9][0-9]*", path.name) and path.is_dir())
 
 
+def newest_config(workdir: str | Path) -> dict[str, Any] | None:
+    """The config in the newest checkpoint whose meta can be read, None where there is none. Nothing is said."""
+    for step in reversed(steps(workdir)):
+        with contextlib.suppress(DamagedError):
+            return load(directory_of(workdir) / str(step)).meta["config"]
+    return None
+
+
 def newest_good(
     workdir: str | Path, read: Callable[[Checkpoint], Read], step: int | None = None, set_aside: bool = False
 ) -> Read:

@@ -23,15 +23,17 @@ HeldOut = Callable[[Any], dict[str, float]]  # parameters -> {"held_out/STREAM":
 
 
 def held_out_loss(run: Run, mesh: Mesh) -> HeldOut | None:
-    """The denoising loss of each stream on the test split, where the data have one. Examples, levels and noise are the
-    same for every call, mesh and resume, so that only the parameters change it."""
-    source = sources.held_out(run.data.name, run.data.dir, in_data(run.streams))
-    parts = batch_devices(mesh)
-    if source is None or len(source) < parts:
+    """The denoising loss of each stream on what is held out of the data, where something is. Examples, levels and noise
+    are the same for every call, mesh and resume, so that only the parameters change it."""
+    source = sources.held_out(run.data.name, run.data.dir, in_data(run.streams), run.data.holdout)
+    if source is None:
         return None
-    count = min(MOST, len(source)) // parts * parts
-    places = np.random.default_rng(0).permutation(len(source))[:count]
-    batch = jax.device_put(pipeline.picked(source, places.tolist()), NamedSharding(mesh, BATCH))
+    places = np.random.default_rng(0).permutation(len(source))[:MOST].tolist()
+    found = pipeline.usable(source, places, run.streams, run.data.unreadable)
+    count = len(found) // batch_devices(mesh) * batch_devices(mesh)
+    if not count:
+        return None
+    batch = jax.device_put(pipeline.stacked(found[:count]), NamedSharding(mesh, BATCH))
     level_key, noise_key = jax.random.split(domain(jax.random.key(0), "held out"))
     levels = JOINT_LEVELS[run.train.levels](level_key, run.streams, count)
 

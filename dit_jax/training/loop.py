@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dit_jax.data import pipeline, sources
-from dit_jax.data.identity import identity
+from dit_jax.data.identity import identity, with_names
 from dit_jax.diffusion.joint_levels import JOINT_LEVELS
 from dit_jax.diffusion.keys import domain
 from dit_jax.diffusion.objective import OBJECTIVES
@@ -24,6 +24,7 @@ from dit_jax.sampling.draw import draw, gather
 from dit_jax.sampling.plan import make_plan
 from dit_jax.sampling.sheet import sheet, texts, title_of
 from dit_jax.training import checkpoint
+from dit_jax.training.changes import as_begun
 from dit_jax.training.flops import flops, peak
 from dit_jax.training.held_out import HeldOut, held_out_loss
 from dit_jax.training.initial import fitted, trainable
@@ -50,18 +51,22 @@ def train(run: Run, workdir: Path, initial: Any = None) -> None:
     Signals and a closed terminal save and return; a second signal leaves at once. Mistakes are ValueErrors or OSErrors,
     raised before anything compiles. Raises Diverged, and what cannot be read of the data, with what is trained saved.
     """
-    if run.sample.every:
-        make_plan(run.streams, run.sample)  # so that what is given can be read, and drawn from
+    run = as_begun(run, checkpoint.newest_config(workdir))
     mesh, mode = placement(run)
     with announced(f"reading {run.data.name}"):
-        source = sources.load(run.data.name, "train", run.data.dir, in_data(run.streams))
+        source = sources.load(run.data.name, "train", run.data.dir, in_data(run.streams), run.data.holdout)
+    data = identity(run.data.name, source)
+    run = dataclasses.replace(run, streams=with_names(run.streams, data))
+    if run.sample.every:
+        make_plan(run.streams, run.sample)  # so that what is given can be read, and drawn from
     examples = pipeline.examples(source, run.train.seed, run.data.augment, run.streams, run.data.unreadable)
     workdir.mkdir(parents=True, exist_ok=True)
     with locked(workdir), Saver(workdir, run.checkpoint.keep) as saver:
-        training = begin(run, mode, saver, workdir, identity(run.data.name, source), initial)
+        training = begin(run, mode, saver, workdir, data, initial)
         operations = flops(run)
         write_json(workdir / "config.json", run.config)
-        print(described(run, len(source), mesh, operations))
+        print(sources.described(run.data.name, source, run.streams))
+        print(described(run, mesh, operations))
         watcher = Watcher(training.end, run.train.watchdog, training.unchanged)
         with watched(watcher), Writer(workdir, training.step) as writer:
             try:
