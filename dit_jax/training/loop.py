@@ -314,14 +314,8 @@ def training_keys(seed: int, apart: bool = True) -> tuple[jax.Array, jax.Array]:
     return init_key, root
 
 
-def described(run: Run, examples: int, mesh: jax.sharding.Mesh, operations: int) -> str:
-    """The first line of a run: its data, network and devices, and the operations of an update."""
-    shapes = parameter_shapes(run.model)
-    parameters = sum(leaf.size for leaf in jax.tree.leaves(shapes))
-    label = run.streams.get("label")
-    classes = "" if label is None else f", {label.process.vocabulary:,} classes"
-    data = "synthetic noise, no data: for measuring speed" if run.data.name == "synthetic" else run.data.name
-    return (
-        f"{data}: {examples:,} examples{classes}; {parameters:,} parameters; {mesh.size} x "
-        f"{mesh.devices.flat[0].device_kind}; {operations:.3g} operations an update"
-    )
+def described(run: Run, mesh: jax.sharding.Mesh, operations: int) -> str:
+    """The network and devices of a run, and the operations of an update."""
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(parameter_shapes(run.model)))
+    kind = mesh.devices.flat[0].device_kind
+    return f"{parameters:,} parameters; {mesh.size} x {kind}; {operations:.3g} operations an update"
