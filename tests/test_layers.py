@@ -28,6 +28,7 @@ MAY_IMPORT = {
     "training": {"training", "sampling", "parallel", "data", "network", "diffusion", "progress", "run"} | ERRORS,
     "pretrained": {"pretrained", "media", "network", "diffusion"},
     "evaluation": {"evaluation", "sampling", "pretrained", "parallel", "data", "media", "streams", "diffusion", "run"},
+    "inside": {"inside", "network", "diffusion"} | ERRORS,
     "configs": {"configs", "config", "network"},
 }
 
