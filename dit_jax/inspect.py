@@ -23,7 +23,7 @@ from dit_jax.diffusion.solvers import SOLVERS
 from dit_jax.diffusion.stream import Arrays, drawable, in_data
 from dit_jax.inside import heads, identity, parts
 from dit_jax.inside.jacobian import top_directions
-from dit_jax.inside.noised import Study, estimate, noised, values_by_level
+from dit_jax.inside.noised import Study, by_level, estimate, noised, values_by_level
 from dit_jax.inside.optimum import losses_and_optimum
 from dit_jax.inside.page import Figures, curves, heat, page, picture
 from dit_jax.network.layout import token_counts
@@ -42,9 +42,9 @@ def lens(study: Study, run: Run, train: Arrays) -> Figures:
     done."""
     rows = ["embedded", *_named("block", study.model.depth)]
     figures, streams = _heats(study, parts.lens_losses(study), rows, "loss"), study.model.streams
-    for level in study.levels:
-        one = noised(streams, first(study.batch, 1), level)
-        found = {name: np.asarray(x[:, 0]) for name, x in parts.lens(study.model, study.params, one).items()}
+    estimates = parts.lens(study._replace(batch=first(study.batch, 1)))
+    for i, level in enumerate(study.levels):
+        found = {name: np.asarray(x[i, :, 0]) for name, x in estimates.items()}
         tiles, caption = sheet(streams, found, columns=len(rows)), f"t = {level:g}: an example, {' | '.join(rows)}"
         words = (streams[name].view.show(x) for name, x in found.items())  # type: ignore[misc]
         figures[caption] = "\n".join(map(str, *words)) if tiles is None else picture(tiles)
@@ -116,15 +116,15 @@ def basis(study: Study, run: Run, train: Arrays) -> Figures:
     for name, stream in drawable(study.model.streams).items():
         if not stream.process.is_continuous or len(stream.shape) != 3 or stream.view.show is None:
             continue
-        for level in study.levels:
-            x, t, _ = noised(study.model.streams, first(study.batch, 1), level)
 
-            def denoise(z: Array, name: str = name, stream: Any = stream, x: Arrays = x, t: Arrays = t) -> Array:
-                predictions = study.model.apply(study.params, {**x, name: z[None]}, t)
-                return estimate(stream, z[None], predictions[name], t[name])[0]
+        def at(params: Any, batch: Arrays, level: Array, name: str = name, stream: Any = stream) -> Any:
+            x, t, _ = noised(study.model.streams, batch, level)
+            predict = lambda z: study.model.apply(params, {**x, name: z[None]}, t)[name]
+            return top_directions(lambda z: estimate(stream, z[None], predict(z), t[name])[0], x[name][0], BASIS)
 
-            values, directions = jax.jit(functools.partial(top_directions, denoise, count=BASIS))(x[name][0])
-            tiles = sheet({name: stream}, {name: np.asarray(directions / jnp.abs(directions).max())}, columns=BASIS)
+        found = by_level(study._replace(batch=first(study.batch, 1)), at)
+        for level, values, directions in zip(study.levels, *map(np.asarray, found), strict=True):
+            tiles = sheet({name: stream}, {name: directions / np.abs(directions).max()}, columns=BASIS)
             figures[f"{name} at t = {level:g}: {' '.join(f'{value:.2g}' for value in values)}"] = picture(tiles)
     return figures
 

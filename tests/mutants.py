@@ -398,7 +398,7 @@ TABLE: dict[str, list[tuple[str, str, str]]] = {
         ("(test - mean) / std", "test", "inside"),
     ],
     "inside/page.py": [
-        ('name = html.escape(caption)', "name = caption", "inspect"),
+        ("name = html.escape(caption)", "name = caption", "inspect"),
     ],
     "network/tokens.py": [
         ("for axis in (TIME, ROW, COLUMN))\n    spatial", "for axis in (TIME, COLUMN, ROW))\n    spatial", "tokens"),

@@ -158,7 +158,7 @@ def test_the_lens_is_the_final_layer_after_each_block():
     """In NumPy, of the residual that is tapped: norm, modulation, head, patches; the last is the prediction."""
     params, case = filled(MODEL), noised(STREAMS, batch(), 0.5)
     predictions, values = tapped(MODEL, params)(case.x, case.t, taps=["residual"])
-    found, p = lens(MODEL, params, case)["image"], params["params"]
+    found, p = lens(study(params))["image"][LEVELS.index(0.5)], params["params"]
     close(found[-1], predictions["image"])
 
     level = [p["level_embed"][name] for name in ("in", "out")]

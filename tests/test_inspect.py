@@ -58,7 +58,7 @@ class Tags(html.parser.HTMLParser):
         self.links += [value for name, value in attributes if name in ("src", "href")]
 
 
-@pytest.mark.parametrize("name", PANELS)
+@pytest.mark.parametrize("name", [n if n == "digits" else pytest.param(n, marks=pytest.mark.heavy) for n in PANELS])
 def test_a_page_has_the_panels_that_apply(name, tmp_path, monkeypatch, capsys):
     run, params, mesh = tiny(name)
     monkeypatch.setattr(inspect, "restore_run", lambda workdir, step: (run, params, mesh))

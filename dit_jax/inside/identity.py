@@ -24,7 +24,6 @@ def patched(study: Study, other: Arrays, name: str = "residual") -> Arrays:
     """
     model = study.model
 
-    @jax.jit
     def at(params: Any, batch: Arrays, level: Array) -> Arrays:
         look = tapped(model, params)
         (x, t, _), (there, *_) = (noised(model.streams, {**batch, **more}, level) for more in ({}, other))
@@ -37,7 +36,7 @@ def patched(study: Study, other: Arrays, name: str = "residual") -> Arrays:
 
         return jax.lax.map(share, jnp.arange(model.depth))
 
-    return by_level(lambda level: at(study.params, study.batch, level), study.levels, axis=1)
+    return by_level(study, at, axis=1)
 
 
 def switched(predict: Predict, name: str, level: float | Array, before: Array, after: Array) -> Predict:

@@ -62,15 +62,14 @@ def mean_losses(streams: Streams, predictions: Arrays, targets: Arrays, t: Level
 def losses_under(study: Study, edits: Sequence[Edits]) -> Arrays:
     """The mean losses under each of several edits of the same values, {stream: [E, L]}."""
     stacked = jax.tree.map(lambda *leaves: jnp.stack(jnp.broadcast_arrays(*map(jnp.asarray, leaves))), *edits)
-    model = study.model
+    streams = study.model.streams
 
-    @jax.jit
     def at(params: Any, batch: Arrays, level: Array) -> Arrays:
-        x, t, targets = noised(model.streams, batch, level)
-        predict = lambda edits: tapped(model, params)(x, t, edits=edits)[0]
-        return jax.lax.map(lambda edits: mean_losses(model.streams, predict(edits), targets, t), stacked)
+        x, t, targets = noised(streams, batch, level)
+        predict = lambda edits: tapped(study.model, params)(x, t, edits=edits)[0]
+        return jax.lax.map(lambda edits: mean_losses(streams, predict(edits), targets, t), stacked)
 
-    return by_level(lambda level: at(study.params, study.batch, level), study.levels, axis=1)
+    return by_level(study, at, axis=1)
 
 
 def rises_under(study: Study, edits: Sequence[Edits]) -> Arrays:
@@ -82,15 +81,15 @@ def rises_under(study: Study, edits: Sequence[Edits]) -> Arrays:
 def values_by_level(study: Study, name: str, hidden: Iterable[str] = ()) -> Array:
     """A value of every block, a row of taps.TAPS, at every level: [L, depth, B, ...]."""
 
-    @jax.jit
     def at(params: Any, batch: Arrays, level: Array) -> Array:
         x, t, _ = noised(study.model.streams, batch, level, hidden)
         return tapped(study.model, params)(x, t, taps=[name])[1][name]
 
-    return by_level(lambda level: at(study.params, study.batch, level), study.levels)
+    return by_level(study, at)
 
 
-def by_level(function: Callable[[Array], Any], levels: Sequence[float], axis: int = 0) -> Any:
-    """What a function of a level finds at each, stacked."""
-    found = [function(jnp.float32(level)) for level in levels]
+def by_level(study: Study, at: Callable[[Any, Arrays, Array], Any], axis: int = 0) -> Any:
+    """at(parameters, batch, level) of each level, stacked along an axis; it is compiled once."""
+    compiled = jax.jit(at)
+    found = [compiled(study.params, study.batch, jnp.float32(level)) for level in study.levels]
     return jax.tree.map(lambda *arrays: jnp.stack(arrays, axis), *found)

@@ -65,11 +65,10 @@ def losses_and_optimum(study: Study, data: Arrays) -> dict[str, Arrays]:
     what the network's predictions would cost if the optimum's were the targets."""
     streams, best = study.model.streams, optimal_denoiser(study.model.streams, data)
 
-    @jax.jit
     def at(params: Any, batch: Arrays, level: Array) -> dict[str, Arrays]:
         x, t, targets = noised(streams, batch, level)
         found, optimum = study.model.apply(params, x, t), best(x, t)
         pairs = {"network": (found, targets), "optimum": (optimum, targets), "distance": (found, optimum)}
         return {what: mean_losses(streams, *pair, t) for what, pair in pairs.items()}
 
-    return by_level(lambda level: at(study.params, study.batch, level), study.levels)
+    return by_level(study, at)

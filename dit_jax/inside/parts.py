@@ -9,7 +9,7 @@ import numpy as np
 from jax import Array
 
 from dit_jax.diffusion.stream import Arrays, drawable
-from dit_jax.inside.noised import Noised, Study, estimate, losses_under, rises_under, values_by_level
+from dit_jax.inside.noised import Study, by_level, estimate, losses_under, noised, rises_under, values_by_level
 from dit_jax.network.dit import DiT
 from dit_jax.network.taps import Edit, Edits, tapped
 
@@ -22,16 +22,21 @@ def until(model: DiT, block: int | Array) -> Edits:
     return dict.fromkeys(GATES.values(), gates)
 
 
-def lens(model: DiT, params: Any, examples: Noised) -> Arrays:
+def lens(study: Study) -> Arrays:
     """The denoise lens: the clean values that the final layer makes of the residual before the first block and after
-    each, {stream: [depth + 1, B, *shape]}."""
-    x, t, _ = examples
+    each, {stream: [L, depth + 1, B, *shape]}."""
+    model = study.model
 
-    def after(block: Array) -> Arrays:
-        predictions, _ = tapped(model, params)(x, t, edits=until(model, block))
-        return {k: estimate(s, x[k], predictions[k], t[k]) for k, s in drawable(model.streams).items()}
+    def at(params: Any, batch: Arrays, level: Array) -> Arrays:
+        x, t, _ = noised(model.streams, batch, level)
 
-    return jax.lax.map(after, jnp.arange(model.depth + 1))
+        def after(block: Array) -> Arrays:
+            predictions, _ = tapped(model, params)(x, t, edits=until(model, block))
+            return {k: estimate(s, x[k], predictions[k], t[k]) for k, s in drawable(model.streams).items()}
+
+        return jax.lax.map(after, jnp.arange(model.depth + 1))
+
+    return by_level(study, at)
 
 
 def lens_losses(study: Study) -> Arrays:
