@@ -46,18 +46,18 @@ def lens(study: Study, run: Run, train: Arrays) -> Figures:
     for i, level in enumerate(study.levels):
         found = {name: np.asarray(x[i, :, 0]) for name, x in estimates.items()}
         tiles, caption = sheet(streams, found, columns=len(rows)), f"t = {level:g}: an example, {' | '.join(rows)}"
-        words = (streams[name].view.show(x) for name, x in found.items())  # type: ignore[misc]
-        figures[caption] = "\n".join(map(str, *words)) if tiles is None else picture(tiles)
+        words = [show(found[name]) for name, stream in streams.items() if name in found and (show := stream.view.show)]
+        figures[caption] = "\n".join(map(" ".join, zip(*words, strict=True))) if tiles is None else picture(tiles)
     return figures
 
 
 def ablation(study: Study, run: Run, train: Arrays) -> Figures:
     """By how much the loss rises without the attention or the MLP of a block, and without each head of the block whose
     attention is worth most. What costs 0 is idle."""
-    figures, depth = {}, study.model.depth
+    figures: Figures = {}
     for part in parts.GATES:
         rises = parts.block_ablation(study, part)
-        figures |= _heats(study, rises, _named("block", depth), f"without {part}")
+        figures |= _heats(study, rises, _named("block", study.model.depth), f"without {part}")
         if part == "attention":
             dearest = int(np.argmax(sum(np.mean(rise, axis=1) for rise in rises.values())))
     of_heads = parts.head_ablation(study, dearest)
@@ -119,8 +119,9 @@ def basis(study: Study, run: Run, train: Arrays) -> Figures:
 
         def at(params: Any, batch: Arrays, level: Array, name: str = name, stream: Any = stream) -> Any:
             x, t, _ = noised(study.model.streams, batch, level)
-            predict = lambda z: study.model.apply(params, {**x, name: z[None]}, t)[name]
-            return top_directions(lambda z: estimate(stream, z[None], predict(z), t[name])[0], x[name][0], BASIS)
+            predict: Any = lambda z: study.model.apply(params, {**x, name: z[None]}, t)
+            clean = lambda z: estimate(stream, z[None], predict(z)[name], t[name])[0]
+            return top_directions(clean, x[name][0], BASIS)
 
         found = by_level(study._replace(batch=first(study.batch, 1)), at)
         for level, values, directions in zip(study.levels, *map(np.asarray, found), strict=True):
@@ -147,8 +148,9 @@ def label(study: Study, run: Run, train: Arrays) -> Figures:
 
     @jax.jit
     def drawn(params: Any, level: Array) -> Array:
-        predict = identity.switched(functools.partial(model.apply, params), "label", level, before, after)
-        how = {"steps": run.sample.steps, "solver": SOLVERS[run.sample.solver]}
+        predict: Any = functools.partial(model.apply, params)
+        how: dict[str, Any] = {"steps": run.sample.steps, "solver": SOLVERS[run.sample.solver]}
+        predict = identity.switched(predict, "label", level, before, after)
         return sample(predict, streams, jax.random.key(0), len(before), given, **how)[name]
 
     flat, switches = (lambda x: x.reshape(len(x), -1)), [i / 10 for i in range(11)]

@@ -67,7 +67,8 @@ def losses_and_optimum(study: Study, data: Arrays) -> dict[str, Arrays]:
 
     def at(params: Any, batch: Arrays, level: Array) -> dict[str, Arrays]:
         x, t, targets = noised(streams, batch, level)
-        found, optimum = study.model.apply(params, x, t), best(x, t)
+        found: Any = study.model.apply(params, x, t)
+        optimum = best(x, t)
         pairs = {"network": (found, targets), "optimum": (optimum, targets), "distance": (found, optimum)}
         return {what: mean_losses(streams, *pair, t) for what, pair in pairs.items()}
 

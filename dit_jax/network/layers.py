@@ -110,7 +110,8 @@ def tap(layer: nn.Module, name: str, value: Array) -> Array:
     """A value under a name: another one where the variables have an edit of it, a pair (scale, offset), and kept where
     they ask for it. taps.py has the names, and is what asks; nobody else pays."""
     if layer.has_variable("edits", name):
-        scale, offset = layer.get_variable("edits", name)
+        edit: Any = layer.get_variable("edits", name)
+        scale, offset = edit
         value = (scale * value + offset).astype(value.dtype)
     if layer.has_variable("taps", name):
         layer.put_variable("taps", name, value)
@@ -186,11 +187,11 @@ def by_expert(experts: Experts, layer: Callable[[str], Callable], name: str) -> 
 VIEWS = {"all": "b (g p) h d", "frame": "(b g) p h d", "place": "(b p) g h d"}
 
 
-def view_mask(view: str, frames: int, n: int) -> np.ndarray:
+def view_mask(view: str, frames: int, n: int) -> Array:
     """Attention mask [n, n] of a view: True for tokens that are in one row of it."""
     rows = rearrange(np.arange(n)[None, :, None, None], f"{VIEWS['all']} -> {VIEWS[view]}", g=frames)[..., 0, 0]
     row = np.argsort(rows.ravel()) // rows.shape[1]
-    return np.equal.outer(row, row)
+    return jnp.asarray(np.equal.outer(row, row))
 
 
 class Attention(nn.Module):

@@ -68,7 +68,7 @@ def tapped(model: DiT, params: Any) -> Callable[..., tuple[Arrays, Arrays]]:
 def edited(model: DiT, params: Any, edits: Edits) -> Any:
     """The parameters with edits beside them, for whatever evaluates the network. Raises ValueError as `tapped` does."""
     check_names(edits, TAPS, "edits: the value")
-    variables = {}
+    variables: dict[tuple[str, ...], Any] = {}
     for name, edit in edits.items():
         line, paths = _by_block(model, name, edit), _paths(model, name)
         variables |= {path: tuple(side[i :: len(paths)] for side in line) for i, path in enumerate(paths)}
