@@ -161,9 +161,10 @@ def label(study: Study, run: Run, train: Arrays) -> Figures:
     return figures
 
 
-PANELS: tuple[Callable[[Study, Run, Arrays], Figures], ...] = (
-    *(lens, ablation, optimum, massive_activations, attention, basis, label),
-)
+Draw = Callable[
+    [Study, Run, Arrays], Figures
+]  # of a study, its run and the train split; nothing where it does not apply
+PANELS: list[Draw] = [lens, ablation, optimum, massive_activations, attention, basis, label]
 
 
 def main(
