@@ -18,6 +18,7 @@ from dit_jax.diffusion.sampler import sample
 from dit_jax.diffusion.solvers import SOLVERS
 from dit_jax.diffusion.stream import Stream, View
 from dit_jax.network.dit import DiT
+from dit_jax.network.taps import Edit, edited, tapped
 
 __all__ = [
     "DDPM",
@@ -25,6 +26,7 @@ __all__ = [
     "OBJECTIVES",
     "SOLVERS",
     "DiT",
+    "Edit",
     "Gaussian",
     "Masked",
     "Process",
@@ -33,6 +35,7 @@ __all__ = [
     "autoguidance",
     "classifier_free",
     "config",
+    "edited",
     "encode",
     "log_likelihood",
     "loss",
@@ -40,6 +43,7 @@ __all__ = [
     "sample",
     "slerp",
     "streams",
+    "tapped",
 ]
 
 

@@ -404,6 +404,9 @@ TABLE: dict[str, list[tuple[str, str, str]]] = {
         ('"use_bias": layer.block.bias', '"use_bias": True', "dit"),
         ("self.ratio * width * 2 / 3", "self.ratio * width * 3 / 4", "dit"),
         ("has_kernel(q) and not forward_mode()", "has_kernel(q)", "dit"),
+        ("else view_mask(self.view, self.frames, x.shape[1])", "else None", "taps"),
+        ("value = (scale * value + offset)", "value = (scale * value)", "taps"),
+        ('y = tap(self, "heads", y)', 'tap(self, "heads", y)', "taps"),
     ],
     "network/layout.py": [
         ("np.greater.outer(step, step)", "np.less.outer(step, step)", "blocks"),
@@ -419,6 +422,46 @@ TABLE: dict[str, list[tuple[str, str, str]]] = {
         ("(len(times), self.width))[stream_of_level]", "(len(times), self.width))[stream_of_level * 0]", "dit"),
         ("        check_fields(self)\n        object", "        object", "dit"),
         ("if self.width % self.heads:", "if False:", "dit"),
+        ('tap(self, "mlp_gate", gate)', 'tap(self, "mlp_gate", chunks[4])', "taps"),
+    ],
+    "network/taps.py": [
+        ("side[i :: len(paths)]", "side[: len(side) // len(paths)]", "taps"),
+        ("for path in paths_of(name)], axis=1)", "for path in paths_of(name)], axis=0)", "taps"),
+        ("else jnp.where(here, side, neutral)", "else side", "taps"),
+        ("of(edit.offset, 0.0)", "of(edit.offset, 1.0)", "taps"),
+    ],
+    "inside/noised.py": [
+        ("{*hidden} | (", "(", "inside"),
+        ("losses[1:] - losses[0]", "losses[1:] - losses[-1]", "inside"),
+    ],
+    "inside/parts.py": [
+        ("jnp.arange(model.depth) < block", "jnp.arange(model.depth) <= block", "inside"),
+        ("1.0 - np.eye", "np.eye", "inside"),
+        ("invert=True", "invert=False", "inside"),
+        ("jnp.median(size, axis=(-3, -2, -1))", "jnp.mean(size, axis=(-3, -2, -1))", "inside"),
+    ],
+    "inside/optimum.py": [
+        ("jnp.sum(far, axis=axes) / 2", "jnp.sum(far, axis=axes)", "inside"),
+        ("| processes[name].is_mask(z[name])", "", "inside"),
+        ('"distance": (found, optimum)', '"distance": (optimum, targets)', "inside"),
+    ],
+    "inside/heads.py": [
+        ("/ jnp.maximum(own, 1e-30)", "", "inside"),
+        ("jnp.mean(p, axis=(-4, -2))", "jnp.max(p, axis=(-4, -2))", "inside"),
+        ("slice(end - count, end)", "slice(0, end)", "inside"),
+    ],
+    "inside/jacobian.py": [
+        ("orthonormal(pull(vectors))", "orthonormal(image(vectors))", "inside"),
+        ("(mixed @ flat(vectors))", "flat(vectors)", "inside"),
+    ],
+    "inside/identity.py": [
+        ("axis=0) > level", "axis=0) >= level", "inside"),
+        ("for more in ({}, other)", "for more in (other, other)", "inside"),
+        ('"residual", hidden)', '"residual")', "inside"),
+        ("(test - mean) / std", "test", "inside"),
+    ],
+    "inside/page.py": [
+        ("name = html.escape(caption)", "name = caption", "inspect"),
     ],
     "network/tokens.py": [
         ("for axis in (TIME, ROW, COLUMN))\n    spatial", "for axis in (TIME, COLUMN, ROW))\n    spatial", "tokens"),

@@ -29,6 +29,7 @@ MAY_IMPORT = {
     "planning": {"planning", "training", "sampling", "parallel", "network", "diffusion", "names", "run"},
     "pretrained": {"pretrained", "media", "network", "diffusion"},
     "evaluation": {"evaluation", "sampling", "pretrained", "parallel", "data", "media", "streams", "diffusion", "run"},
+    "inside": {"inside", "network", "diffusion"} | ERRORS,
     "configs": {"configs", "config", "network"},
 }
 

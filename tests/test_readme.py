@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from dit_jax import convert, evaluate, plan, prepare, sample_cli, train
+from dit_jax import convert, evaluate, inspect, plan, prepare, sample_cli, train
 from dit_jax.command import parse
 from dit_jax.config import build
 
@@ -23,6 +23,7 @@ MAINS = {
     "train": train.main,
     "sample": sample_cli.main,
     "evaluate": evaluate.main,
+    "inspect": inspect.main,
     "prepare": prepare.main,
     "convert": convert.main,
     "plan": plan.main,
@@ -46,6 +47,8 @@ def test_the_python_in_the_readme_runs():
     assert names["drawn"]["image"].shape == (10, 8, 8, 1)
     assert not (names["drawn"]["image"] == names["guided"]["image"]).all()
     assert names["run"].model.block.norm == "layer"
+    assert names["values"]["residual"].shape == (2, 10, 16, 48)
+    assert not (names["without"]["image"] == names["drawn"]["image"]).all()
 
 
 @pytest.mark.parametrize("command, words", [*commands()])

@@ -93,7 +93,7 @@ def broken(example):
 
 HARMS = {
     "broken": broken,
-    "a shape .*should have": lambda example: {**example, "image": np.zeros((8, 9, 1), np.float32)},
+    "image has the shape": lambda example: {**example, "image": np.zeros((8, 9, 1), np.float32)},
     "image is int64": lambda example: {**example, "image": np.zeros((8, 8, 1), np.int64)},
     "image .*finite": lambda example: {**example, "image": np.full((8, 8, 1), np.nan, np.float32)},
     "label .*2": lambda example: {**example, "label": np.int32(2)},

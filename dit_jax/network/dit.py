@@ -32,6 +32,7 @@ from dit_jax.network.layers import (
     LevelEmbed,
     by_expert,
     modulate,
+    tap,
     to_tokens,
     zeros,
 )
@@ -100,19 +101,21 @@ class DiTBlock(nn.Module):
             condition = condition + self.param("modulation", zeros, (6 * width,))
         else:
             condition = nn.Dense(6 * width, kernel_init=zeros, dtype=self.dtype, name="modulation")(nn.silu(condition))
-        chunks = jnp.split(to_tokens(condition, level).astype(x.dtype), 6, axis=-1)
+        modulation = tap(self, "modulation", to_tokens(condition, level).astype(x.dtype))
+        chunks = jnp.split(modulation, 6, axis=-1)
         norm = NORMS[self.block.norm]
 
         shift, scale, gate = chunks[:3]
         attention = Attention(
             self.heads, self.block, self.dtype, self.experts, self.view, self.frames, name="attention"
         )
-        x = x + gate * attention(modulate(norm(x), shift, scale), rope, mask, offset)
+        attended = attention(modulate(norm(x), shift, scale), rope, mask, offset)
+        x = x + tap(self, "attention_gate", gate) * tap(self, "attention_out", attended)
 
         shift, scale, gate = chunks[3:]
         mlp = by_expert(self.experts, lambda name: MLP(self.mlp_ratio, self.block, self.dtype, name=name), "mlp")
-        x = x + gate * mlp(modulate(norm(x), shift, scale))
-        return constrain(x, ROWS, "context"), None
+        x = x + tap(self, "mlp_gate", gate) * tap(self, "mlp_out", mlp(modulate(norm(x), shift, scale)))
+        return constrain(tap(self, "residual", x), ROWS, "context"), None
 
 
 class DiTPair(nn.Module):
@@ -282,7 +285,7 @@ class DiT(nn.Module):
             layer = nn.remat(layer, policy=REMAT[self.remat], prevent_cse=self.unroll >= depth)
         stack = nn.scan(
             layer,
-            variable_axes={"params": 0, "cache": 0},
+            variable_axes={"params": 0, "cache": 0, "taps": 0, "edits": 0},
             split_rngs={"params": True},
             in_axes=(nn.broadcast,) * 5,
             length=depth,

@@ -106,6 +106,29 @@ def by_row(x: Array, kernel: Array, *_: Any, precision: Any = None) -> Array:
     return y.reshape(*x.shape[:-1], -1)
 
 
+def tap(layer: nn.Module, name: str, value: Array) -> Array:
+    """A value under a name: another one where the variables have an edit of it, a pair (scale, offset), and kept where
+    they ask for it. taps.py has the names, and is what asks; nobody else pays."""
+    if layer.has_variable("edits", name):
+        edit: Any = layer.get_variable("edits", name)
+        scale, offset = edit
+        value = (scale * value + offset).astype(value.dtype)
+    if layer.has_variable("taps", name):
+        layer.put_variable("taps", name, value)
+    return value
+
+
+def is_asked_for(layer: nn.Module, name: str) -> bool:
+    """Whether variables edit or keep this value."""
+    return layer.has_variable("edits", name) or layer.has_variable("taps", name)
+
+
+def attention_scores(q: Array, k: Array, mask: Array | None) -> Array:
+    """Scaled dot products in float32, -inf where masked: q [B, n, h, d], k [B, N, h, d] -> [B, h, n, N]."""
+    scores = jnp.einsum("bqhd,bkhd->bhqk", q, k, preferred_element_type=jnp.float32) * q.shape[-1] ** -0.5
+    return scores if mask is None else jnp.where(mask, scores, -jnp.inf)
+
+
 def dot_product_attention(q: Array, k: Array, v: Array, mask: Array | None) -> Array:
     """Scaled dot-product attention with a softmax in float32: q [B, n, h, d], k and v [B, N, h, d] -> [B, n, h, d].
 
@@ -114,9 +137,7 @@ def dot_product_attention(q: Array, k: Array, v: Array, mask: Array | None) -> A
     """
     if mask is None and has_kernel(q) and not forward_mode():
         return jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
-    scores = jnp.einsum("bqhd,bkhd->bhqk", q, k, preferred_element_type=jnp.float32) * q.shape[-1] ** -0.5
-    if mask is not None:
-        scores = jnp.where(mask, scores, -jnp.inf)
+    scores = attention_scores(q, k, mask)
     weights = jnp.exp(scores - jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True)))
     total = jnp.sum(weights, axis=-1)[..., None].swapaxes(1, 2)
     y = jnp.einsum("bhqk,bkhd->bqhd", weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
@@ -166,6 +187,13 @@ def by_expert(experts: Experts, layer: Callable[[str], Callable], name: str) -> 
 VIEWS = {"all": "b (g p) h d", "frame": "(b g) p h d", "place": "(b p) g h d"}
 
 
+def view_mask(view: str, frames: int, n: int) -> Array:
+    """Attention mask [n, n] of a view: True for tokens that are in one row of it."""
+    rows = rearrange(np.arange(n)[None, :, None, None], f"{VIEWS['all']} -> {VIEWS[view]}", g=frames)[..., 0, 0]
+    row = np.argsort(rows.ravel()) // rows.shape[1]
+    return jnp.asarray(np.equal.outer(row, row))
+
+
 class Attention(nn.Module):
     """Multi-head self-attention with rotary positions and, where variables have a collection "cache", a KV cache."""
 
@@ -197,9 +225,15 @@ class Attention(nn.Module):
             self.put_variable("cache", "keys_values", (k, v))
         q = constrain(q, ROWS, "context", "tensor")
         k, v = (constrain(y, ROWS, None, "tensor") for y in (k, v))  # of all tokens, wherever they are
-        every, view = VIEWS["all"], VIEWS[self.view]
-        q, k, v = (rearrange(y, f"{every} -> {view}", g=self.frames) for y in (q, k, v))
-        y = rearrange(dot_product_attention(q, k, v, mask), f"{view} -> {every}", g=self.frames, b=len(x))
+        if is_asked_for(self, "probabilities"):  # which the kernel never holds, of all tokens whatever the view
+            mask = mask if self.view == "all" else view_mask(self.view, self.frames, x.shape[1])
+            probabilities = tap(self, "probabilities", nn.softmax(attention_scores(q, k, mask)))
+            y = jnp.einsum("bhqk,bkhd->bqhd", probabilities.astype(v.dtype), v)
+        else:
+            every, view = VIEWS["all"], VIEWS[self.view]
+            q, k, v = (rearrange(y, f"{every} -> {view}", g=self.frames) for y in (q, k, v))
+            y = rearrange(dot_product_attention(q, k, v, mask), f"{view} -> {every}", g=self.frames, b=len(x))
+        y = tap(self, "heads", y)
         return by_expert(self.experts, lambda name: dense(self, width, name), "out")(y.reshape(x.shape))
 
 
