@@ -322,9 +322,8 @@ def test_data_that_take_tensorflow_to_read_are_an_error_with_what_rewrites_them(
     with pytest.raises(ValueError) as error:
         sources.find("mine", data)
     assert str(error.value) == (
-        f"{data_set} is in the format tfrecord, and has to be in array_record: pip install tensorflow; tfds "
-        f"convert_format --dataset_version_dir={data_set} --out_file_format=array_record "
-        f"--out_dir={data}/array_record/mine/1.0.0; and then --config.data.dir={data}/array_record"
+        f"{data_set} has tfrecord files, which cannot be read at random: write others beside them, by pip install "
+        f"tensorflow; tfds convert_format --dataset_version_dir={data_set} --out_file_format=array_record"
     )
 
 

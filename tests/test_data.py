@@ -329,9 +329,7 @@ def test_files_that_cannot_be_read_at_random_are_an_error_that_says_how_to_conve
     at = tmp_path / "streamed" / "1.0.0"
     note = json.loads((at / "dataset_info.json").read_text())
     (at / "dataset_info.json").write_text(json.dumps({**note, "fileFormat": form}))
-    message = (
-        rf"'streamed' is in {form} files, .* tfds convert_format --dataset_version_dir={at} --out_file_format=array"
-    )
+    message = rf"{at} has {form} files, .* tfds convert_format --dataset_version_dir={at} --out_file_format=array"
     for look in (lambda: sources.contents("streamed", tmp_path), lambda: sources.find("streamed", tmp_path)):
         with pytest.raises(ValueError, match=message):
             look()

@@ -39,7 +39,7 @@ def folder(tmp_path) -> Path:
 def run(folder: Path, **data):
     changes = {
         "model": {"width": 24, "depth": 1, "heads": 1},
-        "data": {"name": str(folder), "batch_size": 2, **data},
+        "data": {"name": str(folder), "batch_size": 2, "holdout": 0.0, **data},
         "optimizer": {"decay": "constant"},
         "train": {"steps": 9, "log_every": 1},
         "checkpoint": {"every": 100},

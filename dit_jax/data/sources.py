@@ -154,7 +154,7 @@ def find(name: str, data_dir: str | os.PathLike) -> "DatasetBuilder":
             f"the data set {name!r} is not in {data_dir}, nor is it a folder of images, {Path(name).absolute()}: "
             f"prepare it with {command}, or give a folder's path{hint}"
         )
-    check_format(builder.info, Path(data_dir).expanduser())
+    check_format(builder.info)
     return builder
 
 
@@ -175,14 +175,14 @@ def prepared(name: str, data_dir: str | os.PathLike) -> "DatasetBuilder | None":
         raise ValueError(f"{folder / name} is no data set as TFDS writes them: {reason}; prepare it again") from error
 
 
-def check_format(info: "DatasetInfo", folder: Path) -> None:
-    """Raises ValueError for files that cannot be read at random, with the commands that write them so."""
-    if info.file_format is not None and info.file_format.value != "array_record":
-        here, there = Path(info.data_dir), folder / "array_record"
+def check_format(info: "DatasetInfo") -> None:
+    """Raises ValueError for files that cannot be read at random, with the commands that write others beside them."""
+    form = info.file_format
+    if form is not None and info.available_file_formats().isdisjoint(form.with_random_access()):
         raise ValueError(
-            f"{here} is in the format {info.file_format.value}, and has to be in array_record: pip install "
-            f"tensorflow; tfds convert_format --dataset_version_dir={here} --out_file_format=array_record "
-            f"--out_dir={there / os.path.relpath(here, folder)}; and then --config.data.dir={there}"
+            f"{info.data_dir} has {form.value} files, which cannot be read at random: write others beside them, by pip "
+            f"install tensorflow; tfds convert_format --dataset_version_dir={info.data_dir} "
+            "--out_file_format=array_record"
         )
 
 
