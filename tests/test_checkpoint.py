@@ -523,9 +523,10 @@ def test_the_digest_is_of_all_that_meta_says():
 def test_what_orbax_leaves_behind_is_not_printed_and_what_others_do_is(monkeypatch):
     heard = []
     monkeypatch.setattr(sys, "unraisablehook", heard.append)
-    absl = logging.getLogger("absl")
-    for known in [*absl.filters]:
-        absl.removeFilter(known)
+    absl, other = logging.getLogger("absl"), logging.getLogger("asyncio")
+    for logger in (absl, other):
+        for known in [*logger.filters]:
+            logger.removeFilter(known)
     hush()
     hush()
     for error in (RuntimeError("Event loop is closed"), RuntimeError("another"), KeyError("x")):
@@ -533,3 +534,10 @@ def test_what_orbax_leaves_behind_is_not_printed_and_what_others_do_is(monkeypat
     assert [str(unraisable.exc_value) for unraisable in heard] == ["another", "'x'"]
     record = lambda path: logging.LogRecord("absl", logging.ERROR, path, 1, "", None, None)
     assert absl.filter(record("/x/tensorflow/y.py")) and not absl.filter(record("/x/orbax/checkpoint/y.py"))
+    for file, is_heard in (("/x/orbax/checkpoint/y.py", False), ("/x/y.py", True)):
+        left = record("/x/asyncio/base_events.py")
+        try:
+            exec(compile("raise OSError", file, "exec"))
+        except OSError as error:
+            left.exc_info = (OSError, error, error.__traceback__)
+        assert bool(other.filter(left)) == is_heard

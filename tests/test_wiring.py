@@ -537,7 +537,7 @@ def marked(entry: str):
     return pytest.param(entry, marks=[pytest.mark.heavy] * is_slow)
 
 
-@pytest.mark.parametrize("entry", map(marked, entries()))
+@pytest.mark.parametrize("entry", [*map(marked, entries())])
 def test_every_entry_changes_what_happens(entry, folder):
     assert entry in WIRES, f"{entry} is new: say in WIRES what it changes"
     table, *names, _ = entry.split(".")
