@@ -90,6 +90,7 @@ def load(name: str) -> ml_collections.ConfigDict:
     path, colon, variant = name.partition(":")
     file = _file(path)
     module = types.ModuleType("config_file")
+    module.__file__ = str(file)
     sys.modules[module.__name__] = module  # where dataclasses look for it
     with _named(file):
         exec(compile(file.read_bytes(), file, "exec"), module.__dict__)

@@ -247,12 +247,13 @@ def test_one_block_is_the_plain_model(block):
     x, keys, t = {"text": tokens(4, 6)}, example_keys(KEY, jnp.arange(4)), jnp.linspace(0.4, 1, 4)
     fewer = {"params": {name: value for name, value in params["params"].items() if name != "past_embed"}}
     jax.tree.map(lambda a, b: None, fewer, jax.eval_shape(plain.init, KEY))
-    cost, wanted = (
-        jax.jit(
-            lambda p, m=m: losses_at(functools.partial(m.apply, p), m.streams, keys, x, {"text": t, "past": 0 * t})
-        )(p)
-        for m, p in ((model, params), (plain, fewer))
-    )
+    levels = {"text": t, "past": 0 * t}
+
+    def costs(m, p):
+        own = {name: levels[name] for name in m.streams}
+        return jax.jit(lambda p: losses_at(functools.partial(m.apply, p), m.streams, keys, x, own))(p)
+
+    cost, wanted = costs(model, params), costs(plain, fewer)
     np.testing.assert_allclose(cost["text"], wanted["text"], rtol=1e-5)
     assert np.all(wanted["text"] > 0)
 
