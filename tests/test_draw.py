@@ -240,7 +240,7 @@ def test_samples_of_one_start_share_the_noise_of_their_steps(solver, params):
     np.testing.assert_allclose(image, np.repeat(image[:1], 3, 0), atol=1e-5)
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("solver", [name for name in SOLVERS if name != "meanflow"])  # which takes a span
 def test_a_solver_says_whether_where_a_sample_ends_depends_on_where_it_begins_alone(solver, params):
     """Samples of other rows that start from the same noise end alike, or else their steps added noise of their own."""
     begun = np.repeat(np.random.default_rng(0).normal(size=(1, 8, 8, 1)), 2, 0).astype(np.float32)

@@ -178,7 +178,7 @@ def test_a_look_that_was_cut_short_is_made_up_for(alone, monkeypatch, tmp_path):
 
 def test_a_run_says_what_it_is_doing(alone, tmp_path, capsys):
     train(small(), tmp_path)
-    lines = capsys.readouterr().out.splitlines()[1:-1]  # between what it is and how it ended
+    lines = capsys.readouterr().out.splitlines()[2:-1]  # between its data, what it is, and how it ended
     numbers = [line for line in lines if line.startswith("training ")]
     assert [line for line in lines if line not in numbers] == [
         *("drawing", "reading data", "compiling"),

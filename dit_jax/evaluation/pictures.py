@@ -96,12 +96,13 @@ def _of_folder(folder: Path, size: tuple[int, ...] | None) -> Pictures:
 
     def read(file: Path) -> np.ndarray:
         with opened(file) as image:
-            if size is None and (image.height, image.width) != first:
-                raise ValueError(
-                    f"{file} is {image.width} x {image.height} pixels, and {files[0].name} {first[1]} x {first[0]}: "
-                    "samples have to be of one size"
-                )
-            return to_uint8(fit(image, (height, width, 3)))
+            found, pixels = (image.height, image.width), fit(image, (height, width, 3))
+        if size is None and found != first:
+            raise ValueError(
+                f"{file} is {found[1]} x {found[0]} pixels, and {files[0].name} {first[1]} x {first[0]}: samples have "
+                "to be of one size"
+            )
+        return to_uint8(pixels)
 
     def batches(most: int) -> Iterator[np.ndarray]:
         for i in range(0, len(files), most):

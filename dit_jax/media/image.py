@@ -28,6 +28,8 @@ def opened(file: str | os.PathLike) -> Iterator[Image.Image]:
             if image.width * image.height > LARGEST:
                 raise Image.DecompressionBombError
             yield image
+    except MemoryError:
+        raise
     except Exception as error:  # PIL raises errors of many kinds for files that are broken
         match error:
             case Image.DecompressionBombError():
