@@ -161,9 +161,8 @@ def label(study: Study, run: Run, train: Arrays) -> Figures:
     return figures
 
 
-Draw = Callable[
-    [Study, Run, Arrays], Figures
-]  # of a study, its run and the train split; nothing where it does not apply
+# Of a study, its run and the train split; nothing where it does not apply.
+Draw = Callable[[Study, Run, Arrays], Figures]
 PANELS: list[Draw] = [lens, ablation, optimum, massive_activations, attention, basis, label]
 
 
@@ -175,7 +174,7 @@ def main(
     step: Annotated[int, "the checkpoint; -1 is the newest"] = -1,
 ) -> None:
     """Write the page of a run."""
-    at = [checked(float(level), Annotated[float, Range(above=0, at_most=1)], "--levels") for level in levels]
+    at = [level_of(word) for word in levels]
     run, params, _ = restore_run(workdir, step=step)
     train, test = examples(run, "train", MOST), examples(run, "test", checked(num, Count, "--num"))
     folder, panels = Path(out or f"{workdir}/inside"), {}
@@ -193,11 +192,20 @@ def main(
     print(folder / "index.html")
 
 
+def level_of(word: str) -> float:
+    """A noise level. Raises ValueError for anything else."""
+    try:
+        level = float(word)
+    except ValueError:
+        raise ValueError(f"--levels={word} should be numbers above 0 and up to 1, as in --levels=0.2,0.5,0.8") from None
+    return checked(level, Annotated[float, Range(above=0, at_most=1)], "--levels")
+
+
 def examples(run: Run, split: str, most: int) -> Arrays:
     """So many examples of a split at random, or all of it; of the train split where there is no other."""
-    streams = in_data(run.streams)
-    held_out = sources.held_out(run.data.name, run.data.dir, streams) if split == "test" else None
-    source = held_out or sources.load(run.data.name, "train", run.data.dir, streams)
+    data, streams = run.data, in_data(run.streams)
+    held_out = sources.held_out(data.name, data.dir, streams, data.holdout) if split == "test" else None
+    source = held_out or sources.load(data.name, "train", data.dir, streams, data.holdout)
     places = np.random.default_rng(0).permutation(len(source))[:most]
     return jax.tree.map(jnp.asarray, pipeline.picked(source, places.tolist()))
 
