@@ -32,11 +32,8 @@ def rollout(
     the last `overlap` groups of the one before, and all other streams as they are; that is exact if the past beyond the
     overlap does not matter. Raises ValueError for an overlap that leaves nothing given, or nothing to draw.
     """
+    check_overlap(streams, name, overlap)
     stream = streams[name]
-    if not 0 < overlap < stream.groups:
-        raise ValueError(
-            f"overlap = {overlap} should be 1 ... {stream.groups - 1} of the {stream.groups} groups of {name}"
-        )
     window, known = stream.shape[0], stream.shape[0] // stream.groups * overlap
     first = draw(keys, given or {}, prefix or {})
     others = {k: x for k, x in first.items() if k != name and (k in drawable(streams) or k in (given or {}))}
@@ -50,3 +47,10 @@ def rollout(
     windows = max(0, -(-(length - window) // (window - known)))
     _, later = jax.lax.scan(next_window, (keys, first[name]), length=windows)
     return {**first, name: jnp.concatenate([first[name], *later], axis=1)[:, :length]}
+
+
+def check_overlap(streams: Streams, name: str, overlap: int) -> None:
+    """Raises ValueError for an overlap that leaves nothing given, or nothing to draw."""
+    groups = streams[name].groups
+    if not 0 < overlap < groups:
+        raise ValueError(f"overlap = {overlap} should be 1 ... {groups - 1} of the {groups} groups of {name}")

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from dit_jax.diffusion.rollout import check_overlap
 from dit_jax.diffusion.stream import Streams, drawable
 from dit_jax.run import SampleOptions
 from dit_jax.sampling.given import read_given
@@ -95,6 +96,9 @@ def check_all_given(streams: Streams, plan: Plan) -> None:
 
 
 def _check_rollout(streams: Streams, options: SampleOptions, starts: bool) -> None:
-    longer = options.longer()
-    if longer is not None and (longer[0] not in streams or starts):
+    if (longer := options.longer()) is None:
+        return
+    name, _, overlap = longer
+    if name not in streams or starts:
         raise ValueError(f"rollout = {options.rollout!r} is for one of {', '.join(streams)}, from noise or a prefix")
+    check_overlap(streams, name, overlap)
