@@ -63,21 +63,26 @@ def main(
         plans = ranked(run, chips)
         print(*table(plans), sep="\n", flush=True)
         run = plans[0].run
-    plan = counted(run, chips)
-    print(heading(plan), flush=True)
+    mesh = suiting_mesh(run, chips)
+    print(heading(run, mesh, chips), flush=True)
     try:
-        if chips.is_tpu:
-            plan = compiled(run, chips, what)
+        plan = compiled(run, chips, what) if chips.is_tpu else counted(run, chips)
         print(*lines(plan, what, price, "compiled" if chips.is_tpu else "counted, not compiled"), sep="\n")
     except program.TooLargeError as error:
         print(f"does not fit: {error}")
         print(*advice(run, chips), sep="\n")
 
 
+def suiting_mesh(run: Run, chips: Topology) -> AnyMesh:
+    """The mesh of a run on these chips, as sizes alone. Raises ValueError if it does not suit the run."""
+    mesh = abstract_mesh(run, chips.number)
+    checked_mesh(run, mesh)
+    return mesh
+
+
 def counted(run: Run, chips: Topology) -> Plan:
     """A plan without compiling. Raises ValueError for a mesh that does not suit the run."""
-    mesh = abstract_mesh(run, chips.chips)
-    checked_mesh(run, mesh)
+    mesh = suiting_mesh(run, chips)
     work = estimate(run, mesh)
     return Plan(run, mesh, chips, work, work.state + work.temporaries, bound(work, chips, mesh.shape))
 
@@ -92,12 +97,12 @@ def compiled(run: Run, chips: Topology, what: str) -> Plan:
 # What is said of a plan ---------------------------------------------------------------------------------------------
 
 
-def heading(plan: Plan) -> str:
-    run, mesh = plan.run, plan.mesh
+def heading(run: Run, mesh: AnyMesh, chips: Topology) -> str:
+    """What is planned, and where."""
     parameters = sum(leaf.size for leaf in jax.tree.leaves(parameter_shapes(run.model)))
     batch = run.data.batch_size
     return (
-        f"{parameters:,} parameters on {plan.chips.chips} x {plan.chips.kind}, {axes_of(mesh)}; "
+        f"{parameters:,} parameters on {chips.number} x {chips.kind}, {axes_of(mesh)}; "
         f"{batch:,} examples an update, {batch / mesh.size:g} a chip"
     )
 
@@ -137,7 +142,7 @@ def cost(plan: Plan, price: float) -> Iterator[str]:
     rates = [run.data.batch_size / time for time in times]
     yield f"at most {rates[0]:,.0f} examples a second, or {rates[1]:,.0f}; of {tokens:,} tokens each"
     hours = [run.train.steps * time / 3600 for time in times]
-    spent = [plan.chips.chips * each for each in hours]
+    spent = [plan.chips.number * each for each in hours]
     money = f", for {price * spent[0]:,.0f} to {price * spent[1]:,.0f} at {price:g} an hour" if price else ""
     yield (
         f"{run.train.steps:,} updates: at least {hours[0]:,.1f} to {hours[1]:,.1f} hours, {spent[0]:,.0f} to "
@@ -168,7 +173,7 @@ def ranked(run: Run, chips: Topology) -> list[Plan]:
 def candidates(run: Run, chips: Topology, batches: Sequence[int]) -> list[Plan]:
     """Every mesh of data and fsdp, remat policy and batch that suits the run and these chips."""
     found = []
-    sizes = [fsdp for fsdp in range(1, chips.chips + 1) if chips.chips % fsdp == 0]
+    sizes = [fsdp for fsdp in range(1, chips.number + 1) if chips.number % fsdp == 0]
     for fsdp, remat, batch in itertools.product(sizes, REMAT, batches):
         parallel = dataclasses.replace(run.parallel, data=-1, fsdp=fsdp, context=1, tensor=1)
         data = dataclasses.replace(run.data, batch_size=batch)
@@ -178,7 +183,7 @@ def candidates(run: Run, chips: Topology, batches: Sequence[int]) -> list[Plan]:
         except ValueError:  # of an axis that divides neither the batch nor the width
             continue
     if not found:
-        raise ValueError(f"no mesh of data and fsdp on {chips.chips} chips suits {batches[0]:,} examples an update")
+        raise ValueError(f"no mesh of data and fsdp on {chips.number} chips suits {batches[0]:,} examples an update")
     return found
 
 

@@ -170,7 +170,7 @@ TABLE: dict[str, list[tuple[str, str, str]]] = {
         ('item[0] != "label"', 'item[0] == "label"', "data"),
         ("sorted(names)", "names", "identity"),
     ],
-    "training/flops.py": [("3 * matmul_flops(", "2 * matmul_flops(", "loop")],
+    "training/flops.py": [("3 * run.data.batch_size", "2 * run.data.batch_size", "loop")],
     "training/metrics.py": [
         ("timed / seconds * self._batch_size", "timed / seconds", "metrics"),
         ("len(fetched) - self._untimed", "len(fetched)", "metrics"),

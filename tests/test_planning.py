@@ -52,7 +52,7 @@ def test_a_topology_that_is_none_is_named(text, message):
 
 
 def test_a_topology_has_so_many_chips():
-    assert [parse_topology(text).chips for text in ("v5e:16x16", "v5p:8x8x8", "h100:8")] == [256, 512, 8]
+    assert [parse_topology(text).number for text in ("v5e:16x16", "v5p:8x8x8", "h100:8")] == [256, 512, 8]
 
 
 def test_a_ring_has_two_ways_round_and_a_row_has_one():

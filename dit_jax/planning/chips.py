@@ -5,6 +5,7 @@ import re
 from typing import NamedTuple
 
 from dit_jax.names import ConfigError, choose
+from dit_jax.training.flops import PEAK
 
 GIB = 2**30
 
@@ -25,13 +26,13 @@ class Chip(NamedTuple):
 # TPUs: Google Cloud's pages of each version, and the memory that its compiler says there is. GPUs: NVIDIA's data sheets
 # of the SXM versions; a link is NVLink's share of one direction.
 CHIPS = {
-    "v4": Chip(31.25 * GIB, 1.228e12, 275e12, 45e9, 3, 4),
-    "v5e": Chip(15.75 * GIB, 0.819e12, 197e12, 45e9, 2, 16),
-    "v5p": Chip(95 * GIB, 2.765e12, 459e12, 90e9, 3, 4),
-    "v6e": Chip(31.25 * GIB, 1.64e12, 918e12, 90e9, 2, 16),
-    "a100": Chip(80e9, 2.039e12, 312e12, 300e9),
-    "h100": Chip(80e9, 3.35e12, 989e12, 450e9),
-    "h200": Chip(141e9, 4.8e12, 989e12, 450e9),
+    "v4": Chip(31.25 * GIB, 1.228e12, PEAK["TPU v4"], 45e9, 3, 4),
+    "v5e": Chip(15.75 * GIB, 0.819e12, PEAK["TPU v5 lite"], 45e9, 2, 16),
+    "v5p": Chip(95 * GIB, 2.765e12, PEAK["TPU v5p"], 90e9, 3, 4),
+    "v6e": Chip(31.25 * GIB, 1.64e12, PEAK["TPU v6 lite"], 90e9, 2, 16),
+    "a100": Chip(80e9, 2.039e12, PEAK["NVIDIA A100-SXM4-80GB"], 300e9),
+    "h100": Chip(80e9, 3.35e12, PEAK["NVIDIA H100 80GB HBM3"], 450e9),
+    "h200": Chip(141e9, 4.8e12, PEAK["NVIDIA H200"], 450e9),
 }
 EXAMPLES = "v5e:16x16, v5p:8x8x8, v6e:16x16, v4:4x4x4, h100:8, h200:8 or a100:8"
 
@@ -44,8 +45,8 @@ class Topology(NamedTuple):
     shape: tuple[int, ...]
 
     @property
-    def chips(self) -> int:
-        """How many there are."""
+    def number(self) -> int:
+        """How many chips there are."""
         return math.prod(self.shape)
 
     @property

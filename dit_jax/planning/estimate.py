@@ -21,7 +21,7 @@ from dit_jax.network.dit import DiT, parameter_shapes
 from dit_jax.parallel.mesh import AXES, BATCH, AnyMesh, batch_devices, mesh_sizes, shardings
 from dit_jax.planning.roofline import Sent, Work
 from dit_jax.run import Run
-from dit_jax.training.flops import matmul_flops
+from dit_jax.training.flops import flops, matmul_flops
 from dit_jax.training.optimizer import Optimizer
 from dit_jax.training.step import State, make_init
 
@@ -56,7 +56,7 @@ def estimate(run: Run, mesh: AnyMesh) -> Work:
     saved = saved_bytes * run.data.batch_size / batch_devices(mesh)
     return Work(
         operations=products * examples + _of_an_update(run.model, run.optimizer) / mesh.size,
-        model=3 * forward_operations(run.model) * examples,
+        model=flops(run) / mesh.size,
         state=kept,
         temporaries=gradients + saved / run.train.accumulation,
         traffic=2 * kept + 2 * gradients + 2 * saved,
@@ -85,17 +85,6 @@ def sent(run: Run, params: Any, mesh: AnyMesh) -> list[Sent]:
     if over:
         found.append(Sent("all-reduce", over, whole))
     return found
-
-
-def forward_operations(model: DiT) -> float:
-    """Operations in the matrix products of a forward pass, for each example."""
-    return _forward(model) / FEW
-
-
-@functools.lru_cache(maxsize=64)
-def _forward(model: DiT) -> int:
-    x = {name: jax.ShapeDtypeStruct((FEW, *s.shape), s.process.dtype) for name, s in model.streams.items()}
-    return matmul_flops(model.apply, parameter_shapes(model), x, _levels(model, FEW))
 
 
 @functools.lru_cache(maxsize=64)

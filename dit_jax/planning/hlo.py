@@ -20,7 +20,17 @@ FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while
 FREE |= {"partition-id", "opt-barrier", "iota", "async-start"}
 KERNEL = "tpu_custom_call"  # of the calls that the compiler adds, the others name buffers
 
-Shape = tuple[str, tuple[int, ...], bool]  # type, sizes, and whether it lies in memory, and not in VMEM
+
+class Shape(NamedTuple):
+    """An array: its type, its sizes, and whether it lies in the chip's main memory, and not in VMEM."""
+
+    dtype: str
+    sizes: tuple[int, ...]
+    in_memory: bool
+
+    @property
+    def bytes(self) -> int:
+        return BYTES[self.dtype] * math.prod(self.sizes)
 
 
 class Line(NamedTuple):
@@ -118,7 +128,7 @@ def shapes(kind: str) -> list[Shape]:
     """The arrays of a type such as 'bf16[16,1152]{1,0:T(8,128)S(1)}', or of a tuple of them."""
     found = re.findall(r"(\w+)\[([\d,]*)\](?:\{([^}]*)\})?", kind)
     return [
-        (dtype, tuple(int(size) for size in sizes.split(",") if size), not re.search(r"S\([1-9]\)", layout))
+        Shape(dtype, tuple(int(size) for size in sizes.split(",") if size), not re.search(r"S\([1-9]\)", layout))
         for dtype, sizes, layout in found
         if dtype in BYTES
     ]
@@ -126,7 +136,7 @@ def shapes(kind: str) -> list[Shape]:
 
 def size_of(kind: str, in_memory: bool = False) -> int:
     """Bytes of a type; in_memory: of those arrays that lie in the chip's main memory."""
-    return sum(BYTES[d] * math.prod(sizes) for d, sizes, is_there in shapes(kind) if is_there or not in_memory)
+    return sum(shape.bytes for shape in shapes(kind) if shape.in_memory or not in_memory)
 
 
 # How often each runs ------------------------------------------------------------------------------------------------
@@ -193,9 +203,7 @@ def _flops(line: Line, types: dict[str, str]) -> float:
     """2 for each multiply-add of a matrix product."""
     if line.op not in ("dot", "convolution"):
         return 0
-    (_, out, _), (_, left, _), (_, right, _) = (
-        shapes(kind)[0] for kind in (line.type, *(types[name] for name in line.operands[:2]))
-    )
+    out, left, right = (shapes(kind)[0].sizes for kind in (line.type, *(types[name] for name in line.operands[:2])))
     if line.op == "dot":
         contracted = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", line.attributes)
         axes = [int(axis) for axis in contracted[1].split(",") if axis] if contracted else []
@@ -229,9 +237,9 @@ def _traffic(line: Line, types: dict[str, str], computations: Computations) -> f
     if op in FREE or op.endswith(("-done", "-update")) or (op == "custom-call" and KERNEL not in line.attributes):
         return 0
     if op == "slice-start":
-        return sum(size_of_shape((dtype, sizes, True)) for dtype, sizes, _ in shapes(line.type)[1:2])
+        return sum(shape.bytes for shape in shapes(line.type)[1:2])
     if op.endswith("-start"):
-        return sum(size_of_shape(shape) for shape in shapes(line.type)[:2])
+        return sum(shape.bytes for shape in shapes(line.type)[:2] if shape.in_memory)
     if op == "dynamic-slice":
         return 2 * size_of(line.type, True)
     if op == "dynamic-update-slice":
@@ -246,11 +254,6 @@ def _traffic(line: Line, types: dict[str, str], computations: Computations) -> f
                 written += in_place - whole if in_place else 0
                 read[i] = min(whole, in_slices)
     return max(written, 0) + sum(read)
-
-
-def size_of_shape(shape: Shape) -> int:
-    dtype, sizes, is_there = shape
-    return BYTES[dtype] * math.prod(sizes) if is_there else 0
 
 
 def _part_of_operand(lines: list[Line], index: int, computations: Computations) -> tuple[float, float] | None:

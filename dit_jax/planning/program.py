@@ -48,7 +48,7 @@ def described_devices(topology: Topology) -> Sequence[jax.Device]:
     name, cores = ACCELERATORS[topology.kind]
     os.environ |= {
         "TPU_SKIP_MDS_QUERY": "1",  # do not ask whether this machine is a TPU host
-        "TPU_ACCELERATOR_TYPE": f"{name}-{cores * topology.chips}",
+        "TPU_ACCELERATOR_TYPE": f"{name}-{cores * topology.number}",
         "TPU_WORKER_HOSTNAMES": "localhost",
         "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # a second plan may run beside this one
     }
@@ -71,8 +71,7 @@ def training(run: Run, mesh: Mesh) -> Program:
     update = make_update(run, jax.random.key(0), mode)
     jitted: Any = mode.compile(update)
     compiled = _compile(jitted.lower(state, batch, rows))
-    operations = matmul_flops(update, state, batch, rows) / mesh.size
-    return _program(compiled, mesh, on_chip(state), operations, flops(run) / mesh.size)
+    return _program(compiled, mesh, on_chip(state), flops(run) / mesh.size)
 
 
 def sampling(run: Run, mesh: Mesh) -> Program:
@@ -85,8 +84,8 @@ def sampling(run: Run, mesh: Mesh) -> Program:
     placed = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=spread), taken)
     w = jax.tree.map(np.float32, options.excess())
     arguments: Any = ((params,), jax.random.key(0), w, *placed)
-    operations = matmul_flops(sampler, *arguments) / mesh.size
-    return _program(_compile(sampler.lower(*arguments)), mesh, on_chip(params), operations, operations)
+    compiled = _compile(sampler.lower(*arguments))
+    return _program(compiled, mesh, on_chip(params), matmul_flops(sampler, *arguments) / mesh.size)
 
 
 def _compile(lowered: Any) -> Any:
@@ -98,7 +97,7 @@ def _compile(lowered: Any) -> Any:
         raise TooLargeError(str(error)) from None
 
 
-def _program(compiled: Any, mesh: Mesh, state: int, operations: float, model: float) -> Program:
+def _program(compiled: Any, mesh: Mesh, state: int, model: float) -> Program:
     memory, counts = compiled.memory_analysis(), hlo.count(compiled.as_text(), mesh.size)
     sent: dict[tuple[str, tuple[str, ...]], float] = {}
     for moved in counts.moved:

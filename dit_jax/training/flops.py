@@ -1,12 +1,13 @@
 """How many floating-point operations a function does, counted in its jaxpr, and what devices can do at most."""
 
+import functools
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dit_jax.network.dit import parameter_shapes
+from dit_jax.network.dit import DiT, parameter_shapes
 from dit_jax.run import Run
 
 # Dense bf16 operations a second of one device, from the vendors' data sheets. Names are those of
@@ -29,12 +30,15 @@ ATTENTION = {"dot_product_attention_fwd_wrapper": 2, "dot_product_attention_bwd_
 
 def flops(run: Run) -> int:
     """Operations in the matrix products of an update; three forward passes' worth, by the convention of MFU."""
-    n = run.data.batch_size
-    shapes = {
-        name: jax.ShapeDtypeStruct((n, *stream.shape), stream.process.dtype) for name, stream in run.streams.items()
-    }
-    levels = {name: jax.ShapeDtypeStruct((n,), jnp.float32) for name in shapes}
-    return 3 * matmul_flops(run.model.apply, parameter_shapes(run.model), shapes, levels)
+    return 3 * run.data.batch_size * forward_flops(run.model)
+
+
+@functools.lru_cache(maxsize=64)
+def forward_flops(model: DiT) -> int:
+    """Operations in the matrix products of a forward pass of one example."""
+    x = {name: jax.ShapeDtypeStruct((1, *s.shape), s.process.dtype) for name, s in model.streams.items()}
+    levels = {name: jax.ShapeDtypeStruct((1,), jnp.float32) for name in x}
+    return matmul_flops(model.apply, parameter_shapes(model), x, levels)
 
 
 def peak(mesh: jax.sharding.Mesh) -> float | None:
