@@ -131,8 +131,9 @@ def folder_of(name: str, data_dir: str | os.PathLike) -> str:
     """The path of a folder of images, where a name is one; nothing for that of a data set."""
     if name.startswith(("/", ".", "~")):
         return name
-    is_data_set = name in ("synthetic", "digits") or prepared(name, data_dir) is not None
-    return name if not is_data_set and Path(name.replace("{split}", "train")).is_dir() else ""
+    if name in ("synthetic", "digits") or not Path(name.replace("{split}", "train")).is_dir():
+        return ""
+    return name if prepared(name, data_dir) is None else ""
 
 
 def prepare(name: str, data_dir: str | os.PathLike) -> "DatasetBuilder":

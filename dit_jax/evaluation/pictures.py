@@ -14,8 +14,9 @@ from typing import IO, Any, NamedTuple
 
 import numpy as np
 
+from dit_jax.data.folder import listing
 from dit_jax.evaluation.frechet import Moments, moments_of
-from dit_jax.media.image import SUFFIXES, fit, opened, to_uint8
+from dit_jax.media.image import fit, opened, to_uint8
 
 ARRAY = "arr_0"  # the array of pictures in an .npz file
 FIX = "np.savez(FILE, arr_0=x) writes one of x, uint8 [n, height, width, 3]"
@@ -86,10 +87,7 @@ def _with_channels(pictures: Pictures, channels: int) -> Pictures:
 
 
 def _of_folder(folder: Path, size: tuple[int, ...] | None) -> Pictures:
-    inside = (file.relative_to(folder) for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES)
-    files = [folder / file for file in sorted(inside) if not any(part.startswith(".") for part in file.parts)]
-    if not files:
-        raise FileNotFoundError(f"no images in {folder}: looked for {', '.join(sorted(SUFFIXES))}")
+    files = [folder / name for name in listing(folder).names]
     with opened(files[0]) as image:
         first = (image.height, image.width)
     height, width = size or first

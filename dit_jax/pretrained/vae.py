@@ -1,7 +1,6 @@
 """Published weights of Stable Diffusion's autoencoder, such as stabilityai/sd-vae-ft-mse, for network/vae.py."""
 
 import dataclasses
-import hashlib
 import itertools
 import math
 import os
@@ -84,8 +83,7 @@ def _in_batches(function: Callable, x: np.ndarray, most: int = 16) -> np.ndarray
 
 def fingerprint(path: str | os.PathLike) -> str:
     """The sha256 of the weights file, in hex: what latents remember of the VAE that made them."""
-    with open(weights_file(path), "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return weights.sha256(weights_file(path))
 
 
 def weights_file(path: str | os.PathLike) -> Path:

@@ -6,6 +6,7 @@ the file and what to do.
 """
 
 import functools
+import hashlib
 import json
 import os
 import pickle
@@ -52,6 +53,12 @@ def find(path: str | os.PathLike, part: str = "transformer", fix: str = FIX) -> 
         if whole:
             return whole[0]
     raise FileNotFoundError(f"there is no file {(known or [path])[0]}; {fix}")
+
+
+def sha256(file: Path) -> str:
+    """The sha256 of a file, in hex: which weights they are."""
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def read(
