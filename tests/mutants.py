@@ -136,6 +136,8 @@ TABLE: dict[str, list[tuple[str, str, str]]] = {
         ('"data_position": step,', '"data_position": step + 1,', "checkpoint"),
         ("{name: getattr(state, name) for name in ARRAYS}", "dict.fromkeys(ARRAYS, state.params)", "checkpoint"),
         ("[: -self._keep]", "[:-2]", "checkpoint"),
+        ("self._read_back(step)", "pass", "checkpoint"),
+        ("            put_aside(error)\n", "", "checkpoint"),
         ("        if found.not_finite:", "        if False:", "checkpoint"),
         ("        if step == self.newest:\n            return\n", "", "checkpoint"),
         ("shutil.rmtree(directory_of(self._workdir) / REMOVED, ignore_errors=True)", "pass", "checkpoint"),
@@ -603,6 +605,9 @@ TABLE: dict[str, list[tuple[str, str, str]]] = {
     "training/stopping.py": [
         ("if self._heard > 1:", "if self._heard > 2:", "stopping"),
         ("if now > self._deadline and", "if False and", "stopping"),
+        (" and not self._is_saving:", ":", "stopping"),
+        ("            if self._is_saving:\n                return\n", "", "stopping"),
+        ("if self._steps < 2 or self._is_saving", "if self._steps < 2", "stopping"),
         ("if now - self._last > self.limit:", "if False:", "stopping"),
         ("if sentence := self._unchanged():", "if sentence := False:", "stopping"),
         ("        signal.set_wakeup_fd(wakeup)\n", "", "stopping"),

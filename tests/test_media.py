@@ -441,3 +441,10 @@ def test_an_animation_is_its_first_frame_where_an_image_is_asked_for(tmp_path):
     for suffix in ("gif", "png", "webp"):
         file = animation(tmp_path / f"a.{suffix}", frames, duration=100)
         np.testing.assert_array_equal(image.to_uint8(image.read(file, (8, 8, 1)))[0, ..., 0], frames[0])
+
+
+def test_memory_that_ends_is_no_picture_that_is_broken(tmp_path):
+    """Or it would be passed over, as broken ones may be."""
+    Image.new("L", (4, 4)).save(tmp_path / "a.png")
+    with pytest.raises(MemoryError), image.opened(tmp_path / "a.png"):
+        raise MemoryError

@@ -135,10 +135,26 @@ def test_a_save_that_takes_long_is_let_to_its_end(left, monkeypatch):
         with watcher.updating:
             signal.raise_signal(signal.SIGTERM)
             time.sleep(0.15)  # it waits for the state by now
+        for _ in range(3):
+            watcher.step()
+        assert watcher.limit == stopping.LEAST
         with watcher.saving():
             assert watcher.limit == stopping.LONGEST
             time.sleep(1.0)
+            watcher._rescue()  # as where the save begins just after it has looked
     assert saved == [] and left == []
+
+
+def test_a_second_signal_leaves_at_once_while_it_saves(left, monkeypatch):
+    """The watcher does not wait for the state meanwhile."""
+    monkeypatch.setattr(stopping, "PATIENCE", 0.1)
+    monkeypatch.setattr(stopping, "LAST_RESORT", 30.0)
+    watcher = Watcher(lambda: "")
+    with watched(watcher), watcher.saving():
+        signal.raise_signal(signal.SIGTERM)
+        time.sleep(0.7)
+        signal.raise_signal(signal.SIGTERM)
+        assert until(lambda: left == [128 + signal.SIGTERM])
 
 
 def test_a_run_that_hangs_ends_with_the_stacks_of_all_threads(left, capfd):
