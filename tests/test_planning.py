@@ -312,6 +312,7 @@ def test_a_program_of_the_tpu_compiler_does_what_is_counted(tpu):
         from dit_jax.planning.estimate import estimate
         config = load("imagenet256:dit_s2")
         config.model.update(width=192, depth=2, heads=3, unroll=1)
+        config.streams.label.classes = 10  # blocks are most of the parameters, as they are of networks for pods
         config.data.batch_size, config.parallel.fsdp = 64, 2
         run, chips = build(config), parse_topology("v5e:2x4")
         mesh = program.described_mesh(run, chips)
