@@ -31,6 +31,7 @@ from dit_jax.evaluation.judge import Judge, described, scores, train_judges
 from dit_jax.restore import restore_run
 from dit_jax.run import Run, SampleOptions
 from dit_jax.sampling.draw import check_drawn, draw, gather
+from dit_jax.sampling.plan import check_guidance
 from dit_jax.schema import Range, checked
 from dit_jax.streams import label
 
@@ -55,6 +56,8 @@ def main(
     scales, num = [scale_of(word) for word in guidance], checked(num, Annotated[int, Range(at_least=2)], "--num")
     run, params, mesh = restore_run(workdir, step=step)
     how = dataclasses.replace(run.sample, num=num, **(options or {}))
+    for scale in scales:
+        check_guidance(run.streams, dataclasses.replace(how, guidance=scale), run.streams)
     labelled = contents_of(run).classes or "label" in run.streams
     featured = any(stream.view.features for stream in drawable(run.streams).values())
     rows = []

@@ -48,6 +48,7 @@ def state(workdir: Path, step: int):
 def test_what_it_draws_is_looked_at_now_and_then_and_at_the_end(name):
     """The last picture is of what is saved at the end."""
     config = load(name)
+    assert config.sample.every, "say in config.sample.every after how many updates samples are drawn to be seen"
     looks = config.train.steps / config.sample.every
     assert looks.is_integer() and 2 <= looks <= 40
 

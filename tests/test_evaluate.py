@@ -325,6 +325,15 @@ def test_images_are_scored_without_labels(flat, insects, monkeypatch):
     assert real["scores"].keys() == {"image/frechet"} | ({"image/agreement"} if not flat else set())
 
 
+def test_guidance_without_a_null_class_is_refused_before_anything_is_drawn(monkeypatch):
+    streams = {"image": picture, "label": dj.streams.label(CLASSES, dropout_rate=0)}
+    run = types.SimpleNamespace(streams=streams, data=DATA, sample=SampleOptions())
+    monkeypatch.setattr(evaluate, "restore_run", lambda *of, **more: (run, None, None))
+    monkeypatch.setattr(evaluate, "contents_of", lambda run: pytest.fail("data were looked for"))
+    with pytest.raises(ValueError, match=r"guidance = 1.5 leads away .* no null class: in training label was never"):
+        evaluate.main("a run", guidance=("1", "1.5"))
+
+
 @pytest.mark.parametrize(
     ("name", "holdout", "message"),
     [

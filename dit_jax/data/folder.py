@@ -145,13 +145,17 @@ def split_folders(path: str) -> dict[str, Path]:
 
 
 def held_out(names: Iterable[str], share: float) -> set[str]:
-    """Which images are not trained on. The hash of a name decides, so that others which come later move none; each
-    class keeps at least the one whose hash is the greatest."""
-    places = {name: int(hashlib.sha256(name.encode()).hexdigest()[:8], 16) / 2**32 for name in names}
+    """Which images are not trained on. The hash of a name inside its class decides, so that neither others which come
+    later nor another name of a class move any; each class keeps at least the one whose hash is the greatest."""
+    places = {name: _fraction(name.removeprefix(f"{class_of(name)}/")) for name in names}
     keeps: dict[str, str] = {}
     for name in places:
         keeps[class_of(name)] = max(name, keeps.get(class_of(name), name), key=places.__getitem__)
     return {name for name, place in places.items() if place < share} - {*keeps.values()}
+
+
+def _fraction(name: str) -> float:
+    return int(hashlib.sha256(name.encode()).hexdigest()[:8], 16) / 2**32
 
 
 # As a source ---------------------------------------------------------------------------------------------------------

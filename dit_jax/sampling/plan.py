@@ -1,5 +1,6 @@
 """What is known of samples and what is to be drawn, checked before anything compiles."""
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -77,9 +78,17 @@ def _check_order(streams: Streams, options: SampleOptions, order: Order, given: 
     if isinstance(scale := options.scale(), dict) and not scale.keys() <= {*guiding}:
         names = ", ".join(sorted({*guiding})) or "none"
         raise ValueError(f"guidance = {options.guidance!r} is for streams that are given: {names}")
-    for name in guiding:
+    check_guidance(streams, options, guiding)
+
+
+def check_guidance(streams: Streams, options: SampleOptions, given: Iterable[str]) -> None:
+    """Raises ValueError where samples are guided away from what a network never predicted: without a condition, of
+    those given, that training never hid. A duration does not guide."""
+    scale = options.scale()
+    for name in given:
         own = scale.get(name, 1.0) if isinstance(scale, dict) else scale
-        if streams[name].always_given and own != 1 and not options.weak:
+        needs_null = streams[name].always_given and not streams[name].duration_of
+        if needs_null and own != 1 and not options.weak:
             raise ValueError(
                 f"guidance = {options.guidance!r} leads away from what is predicted without {name}, and this run has "
                 f"no null class: in training {name} was never hidden; say guidance = 1"
