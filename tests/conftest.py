@@ -29,6 +29,13 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: item.path.name != "test_wiring.py")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def nothing_left():
+    """What is compiled for a file is let go after it: a process that holds thousands of programs compiles slower."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture
 def quick():
     """Programs that run once are not worth optimising: compile in half the time."""
