@@ -15,6 +15,8 @@ os.environ["NPROC"] = (
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # as it is where mutants are tried
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="compiled-")
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
+# Programs that run once are not worth optimising: they compile in half the time.
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 
 import jax
 import pytest
@@ -37,15 +39,7 @@ def nothing_left():
 
 
 @pytest.fixture
-def quick():
-    """Programs that run once are not worth optimising: compile in half the time."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
-@pytest.fixture
-def exact(quick):
+def exact():
     """The mathematics is checked in float64, and no array is broadcast against one of another rank."""
     with jax.enable_x64(True), jax.numpy_rank_promotion("raise"):
         yield

@@ -24,8 +24,6 @@ from dit_jax.media.spectrum import BASES, mel, spectrogram
 from dit_jax.network.tokens import patchify
 from dit_jax.streams.audio import audio, features, read, save, show
 
-pytestmark = pytest.mark.usefixtures("quick")
-
 RATE = 8000
 
 

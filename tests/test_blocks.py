@@ -34,7 +34,7 @@ from dit_jax.streams import image, label, past, text, video
 from dit_jax.training.flops import matmul_flops
 
 KEY = jax.random.key(0)
-quick, exact = pytest.mark.usefixtures("quick"), pytest.mark.usefixtures("exact")
+exact = pytest.mark.usefixtures("exact")
 every_block = pytest.mark.parametrize("block", [PUBLISHED, MODERN], ids=["published", "modern"])
 
 
@@ -212,19 +212,16 @@ def changes(name, block=MODERN):
     return np.array([np.any(predict({**x, name: row[None]}) != predict(x), axis=(1, 2)) for row in other])
 
 
-@quick
 @every_block
 def test_a_block_is_told_of_by_its_past_to_those_after_it_only(block):
     np.testing.assert_array_equal(changes("past", block), np.triu(np.ones((3, 3), bool), 1))
 
 
-@quick
 @every_block
 def test_noised_blocks_do_not_see_each_other(block):
     np.testing.assert_array_equal(changes("text", block), np.eye(3, dtype=bool))
 
 
-@quick
 def test_blocks_of_one_token_are_an_autoregressive_model():
     """The loss at full noise is the product of conditionals, each from a pass of its own that has seen no more."""
     (model, params), x = network(blocks=6), tokens(4, 6)
@@ -240,7 +237,6 @@ def test_blocks_of_one_token_are_an_autoregressive_model():
     assert np.std(total) > 0.1
 
 
-@quick
 @every_block
 def test_one_block_is_the_plain_model(block):
     (plain, _), (model, params) = of({"text": text(6, 5)}, block), network(1, block)
@@ -258,7 +254,6 @@ def test_one_block_is_the_plain_model(block):
     assert np.all(wanted["text"] > 0)
 
 
-@quick
 def test_what_is_no_block_comes_before_all_blocks():
     """Text sees the image, and the image nothing of the text: it is drawn first."""
     model, params = network(image=IMAGE)
@@ -293,7 +288,6 @@ def either_way(streams, schedule, given, start=None, solver="2m", guidance=None)
     return jax.jit(plain)(), jax.jit(cached)()
 
 
-@quick
 @pytest.mark.parametrize("how", ["given", "start"])
 def test_samples_of_text_are_the_same_with_a_cache(how):
     streams = {"label": label(3), **in_blocks(text(6, 5, blocks=3))}
@@ -305,7 +299,6 @@ def test_samples_of_text_are_the_same_with_a_cache(how):
     assert np.all(cached["text"] < 5) and len(np.unique(cached["text"], axis=0)) > 4
 
 
-@quick
 def test_samples_of_clips_are_the_same_with_a_cache():
     clip = video((6, 2, 2, 1), patch=(2, 1, 2))
     streams = {"past": past(clip, "clip"), "clip": clip}
@@ -314,7 +307,6 @@ def test_samples_of_clips_are_the_same_with_a_cache():
     np.testing.assert_array_equal(cached["past"], cached["clip"])
 
 
-@quick
 @pytest.mark.parametrize("prefix", [0, 1])
 def test_guided_samples_of_clips_are_the_same_with_caches(prefix):
     """One for the network that sees what is given, and one for each that is blind to some of it."""
@@ -331,7 +323,6 @@ def test_guided_samples_of_clips_are_the_same_with_caches(prefix):
     assert np.abs(found["1.0"]["clip"] - found["2.0"]["clip"]).max() > 1e-2
 
 
-@quick
 def test_a_group_is_told_of_all_others_by_the_cache():
     """Its prediction is that of the whole, and a new past is written where it belongs; at a third of the cost."""
     model, params = network()
@@ -387,7 +378,6 @@ def test_what_cannot_be_in_blocks_is_an_error_that_says_why():
         build(config(4, of="clip"))
 
 
-@quick
 def test_the_bound_of_blocks_of_one_byte_is_exact():
     """One of one is always hidden, so nothing is left to chance: it is the autoregressive likelihood."""
     run, texts = build(config(16, 16)), np.random.default_rng(0).integers(97, 123, size=(5, 16), dtype=np.int32)

@@ -306,7 +306,6 @@ def mean(x, t):
     return {"image": 0.5 * x["image"] + 0.01 * x["label"][:, None, None, None]}
 
 
-@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize(
     ("options", "same"),
     [
@@ -327,7 +326,6 @@ def test_names_numbers_and_lists_are_what_they_stand_for(options, same):
     assert np.abs(one - different).max() > 0.1
 
 
-@pytest.mark.usefixtures("quick")
 def test_the_name_of_an_objective_is_its_row():
     batch = {"image": images(shape=(4, 6, 6, 1)), "label": labels(shape=(4,))}
     assert dj.loss(mean, STREAMS, KEY, batch, "denoise") == dj.loss(mean, STREAMS, KEY, batch, dj.OBJECTIVES["denoise"])
@@ -340,7 +338,6 @@ def test_the_name_of_an_objective_is_its_row():
             dj.loss(mean, STREAMS, KEY, batch, **options)
 
 
-@pytest.mark.usefixtures("quick")
 def test_a_key_of_the_old_kind_draws_too():
     draw = jax.jit(lambda key: dj.sample(mean, STREAMS, key, 2, {"label": np.zeros(2, int)}, steps=2)["image"])
     np.testing.assert_array_equal(draw(jax.random.PRNGKey(0)), draw(jax.random.key(0)))

@@ -32,8 +32,6 @@ from dit_jax.training.orbax_noise import hush
 from dit_jax.training.saving import NotFiniteError, Saver, save_weights
 from dit_jax.training.step import make_init
 
-pytestmark = pytest.mark.usefixtures("quick")
-
 OPTIMIZER = optax.adam(1e-3)
 CONFIG = {
     "streams": {"image": {"kind": "image", "shape": [8, 8, 1], "patch": 2}, "label": {"kind": "label", "classes": 10}},

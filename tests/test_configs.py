@@ -14,7 +14,7 @@ from dit_jax.sampling.draw import draw, gather
 from dit_jax.sampling.sheet import sheet
 from dit_jax.training.loop import train
 
-pytestmark = pytest.mark.usefixtures("quick", "alone")
+pytestmark = pytest.mark.usefixtures("alone")
 
 CONFIGS = sorted(path.stem for path in SHIPPED.glob("[a-z]*.py"))
 AT_ONCE = {"digits", "video_digits"}  # images, and clips with a past; the others are heavy

@@ -31,8 +31,6 @@ from dit_jax.restore import restore_run
 from dit_jax.sampling.draw import draw, gather
 from dit_jax.training.loop import train
 
-pytestmark = pytest.mark.usefixtures("quick")
-
 TINY = {"width": 24, "depth": 3, "heads": 2, "patch": 2, "side": 8, "classes": 5}
 SHAPES = {
     "S/2": {"width": 384, "depth": 12, "heads": 6, "patch": 2},

@@ -24,8 +24,6 @@ from dit_jax.network.layers import MODERN, PUBLISHED, LevelEmbed, dot_product_at
 from dit_jax.network.tokens import patchify, positions, sincos, unpatchify
 from dit_jax.training.flops import matmul_flops
 
-pytestmark = pytest.mark.usefixtures("quick")
-
 every_block = pytest.mark.parametrize("block", [PUBLISHED, MODERN], ids=["published", "modern"])
 IMAGE = dj.streams.image((4, 6, 2), patch=2)
 SOUND = dj.streams.image((1, 4, 3), patch=1, process=Gaussian(SCHEDULES["cosine"]))

@@ -22,8 +22,6 @@ from dit_jax.parallel.modes import MODES
 from dit_jax.training.loop import Diverged, train
 from dit_jax.training.step import WARM_UP, make_init, make_step
 
-pytestmark = pytest.mark.usefixtures("quick")
-
 STREAMS = {"image": dj.streams.image((4, 4, 1), patch=2), "label": dj.streams.label(10)}
 MODEL = dj.DiT(STREAMS, width=24, depth=1, heads=1)
 BATCH = {"image": np.ones((8, 4, 4, 1), np.float32), "label": np.arange(8, dtype=np.int32)}

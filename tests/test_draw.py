@@ -26,8 +26,6 @@ from dit_jax.parallel.mesh import AXES, make_mesh
 from dit_jax.sampling.draw import _sampler, check_drawn, draw, gather
 from dit_jax.sampling.interpolate import check_interpolation, interpolation_noise
 
-pytestmark = pytest.mark.usefixtures("quick")
-
 CONFIG = json.loads(digits.get_config().to_json())
 RUN = build({**CONFIG, "model": {"width": 48, "depth": 2, "heads": 2, "block": "modern"}})
 HOW = dataclasses.replace(RUN.sample, num=12, batch=12, steps=4, given=("label=all",), guidance=1.5)

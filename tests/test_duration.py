@@ -16,8 +16,6 @@ from dit_jax.network.layers import MODERN
 from dit_jax.network.layout import first_value
 from dit_jax.streams import audio, duration, image, label, past, text, video
 
-pytestmark = pytest.mark.usefixtures("quick")
-
 KEY = jax.random.key(0)
 LENGTH, PATCH = 24, 4
 SPEECH = audio(LENGTH, patch=PATCH)

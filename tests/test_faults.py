@@ -36,7 +36,7 @@ from dit_jax.training.lock import LockedError, locked
 from dit_jax.training.saving import Saver, save_weights
 from dit_jax.training.step import State, make_init
 
-pytestmark = [pytest.mark.heavy, pytest.mark.usefixtures("quick")]
+pytestmark = pytest.mark.heavy
 
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["test_faults"])

@@ -10,8 +10,6 @@ from jax.sharding import PartitionSpec as P
 from dit_jax.parallel.mesh import make_mesh
 from dit_jax.training.fingerprint import checksum, host_checksum, layout, survey
 
-pytestmark = pytest.mark.usefixtures("quick")
-
 RNG = np.random.default_rng(0)
 FLOATS = RNG.standard_normal((8, 16)).astype(np.float32)
 DTYPES = ["float32", "bfloat16", "float16", "float8_e4m3fn", "int32", "uint32", "int8", "uint8", "int16", "bool"]

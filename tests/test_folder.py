@@ -331,7 +331,7 @@ def run_of(at: Path, steps: int, **data) -> dict:
 
 
 @pytest.fixture
-def alone(quick, monkeypatch):
+def alone(monkeypatch):
     """One device is enough here."""
     monkeypatch.setattr(jax, "device_count", lambda: 1)
 

@@ -15,8 +15,6 @@ from dit_jax.parallel.mesh import make_mesh
 from dit_jax.training.held_out import MOST, held_out_loss
 from dit_jax.training.loop import train
 
-pytestmark = pytest.mark.usefixtures("quick")
-
 
 def run_of(**sections):
     config = json.loads(digits.get_config().to_json())

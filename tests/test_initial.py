@@ -17,8 +17,6 @@ from dit_jax.train import initial_weights
 from dit_jax.training.initial import fitted, trainable
 from dit_jax.training.loop import train
 
-pytestmark = pytest.mark.usefixtures("quick")
-
 
 @pytest.fixture(autouse=True)
 def alone(monkeypatch):

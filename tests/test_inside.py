@@ -29,8 +29,6 @@ from dit_jax.inside.parts import (
 from dit_jax.network.layout import token_counts
 from dit_jax.network.taps import tapped
 
-pytestmark = pytest.mark.usefixtures("quick")
-
 DEPTH, HEADS, WIDTH, READER = 4, 2, 16, 2  # block 2 alone reads the label
 LEVELS = (0.2, 0.5, 0.9)
 STREAMS = {"image": dj.streams.image((2, 4, 1), patch=1), "label": dj.streams.label(3)}

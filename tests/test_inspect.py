@@ -14,8 +14,6 @@ from dit_jax.config import build, load
 from dit_jax.diffusion.stream import drawable
 from dit_jax.inside.page import curves, heat, page, picture
 
-pytestmark = pytest.mark.usefixtures("quick")
-
 SMALL = {"width": 24, "depth": 2, "heads": 2, "unroll": 1}
 EVERY = {"lens", "ablation", "optimum", "massive_activations", "attention", "basis", "label"}
 PANELS = {

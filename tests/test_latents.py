@@ -60,7 +60,7 @@ def images(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def small_shards(monkeypatch, quick):
+def small_shards(monkeypatch):
     monkeypatch.setattr(latents, "SHARD", 4)
 
 

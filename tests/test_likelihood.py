@@ -89,7 +89,7 @@ def test_the_rule_is_of_fourth_order(exact):
 
 
 @pytest.mark.parametrize("prediction", PREDICTIONS)
-def test_float32_is_enough(quick, prediction):
+def test_float32_is_enough(prediction):
     """A velocity is a difference over sigma, so its divergence is off by D eps / sigma, which adds up to D eps
     log(1 / FLOOR); the path is rounded at every step, and the density of its end falls by |z| times the error of z."""
     process = Gaussian(prediction=PREDICTIONS[prediction])

@@ -27,8 +27,6 @@ from dit_jax.training import flops, loop, metrics
 from dit_jax.training.loop import train
 from dit_jax.training.placement import rows_here
 
-pytestmark = pytest.mark.usefixtures("quick")
-
 CONFIG = json.loads(digits.get_config().to_json())
 SMALL = {
     "model": {"width": 24, "depth": 1, "heads": 1},
@@ -63,7 +61,6 @@ def alone():
 def trained(tmp_path_factory) -> Path:
     """Seven updates, of which every second is saved, every third shown and every fifth told."""
     workdir = tmp_path_factory.mktemp("trained")
-    jax.config.update("jax_disable_most_optimizations", True)  # `quick`, which is there for one test only
     with one_device():
         train(small(), workdir)
     return workdir

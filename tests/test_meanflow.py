@@ -169,7 +169,6 @@ def test_spans_are_zero_but_at_a_rate_and_there_uniform():
 
 
 @pytest.mark.heavy
-@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("objective", ["meanflow", "improved_meanflow"])
 @pytest.mark.parametrize("remat", ["none", "dots", "full"])
 def test_a_transformer_learns_from_it(objective, remat):

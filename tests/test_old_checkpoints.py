@@ -17,7 +17,6 @@ from dit_jax.sampling.draw import draw, gather
 from dit_jax.training.checkpoint import newest_good
 from dit_jax.training.loop import train
 
-pytestmark = pytest.mark.usefixtures("quick")
 KEPT = Path(__file__).parent / "checkpoints"
 
 

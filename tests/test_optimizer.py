@@ -10,8 +10,6 @@ import dit_jax as dj
 from dit_jax.network.layers import BLOCKS
 from dit_jax.training.optimizer import OPTIMIZERS, decays, make_optimizer
 
-pytestmark = pytest.mark.usefixtures("quick")
-
 PARAMS = {"x": {"kernel": jnp.asarray([[1.0, -2.0], [3.0, 0.5]]), "bias": jnp.asarray([0.1, -0.2])}}
 GRADIENT = jax.tree.map(lambda x: 0.01 * x + 0.02, PARAMS)
 

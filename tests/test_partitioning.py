@@ -81,14 +81,12 @@ def agree(case: str, sizes: tuple[int, ...]):
         assert error < 1e-4, f"{jax.tree_util.keystr(path)} is off by {error:.1%}"
 
 
-@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("sizes", FEW, ids=name_of)
 def test_gradients_are_those_of_one_device(sizes):
     agree("published", sizes)
 
 
 @pytest.mark.heavy
-@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("sizes", EVERY, ids=name_of)
 @pytest.mark.parametrize("case", CASES)
 def test_gradients_are_those_of_one_device_for_every_stream_and_mesh(case, sizes):

@@ -23,8 +23,6 @@ from dit_jax.training.flops import matmul_flops
 from dit_jax.training.loop import make_update
 from dit_jax.training.step import make_init
 
-pytestmark = pytest.mark.usefixtures("quick")
-
 CONFIG = json.loads(digits.get_config().to_json())
 
 

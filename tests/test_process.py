@@ -146,7 +146,7 @@ def test_a_process_from_outside_is_drawn_as_its_denoiser_says():
     assert stats.chisquare(counts, p * n * LENGTH).pvalue > 1e-3
 
 
-def test_a_process_from_outside_trains_is_drawn_and_is_guided(quick):
+def test_a_process_from_outside_trains_is_drawn_and_is_guided():
     """With an image beside it, in one network; nothing in the package has to know of it."""
     streams = {"word": stream(Replaced(VOCABULARY)), "image": dj.streams.image((4, 4, 1)), "label": dj.streams.label(2)}
     model = dj.DiT(streams, width=24, depth=1, heads=2, weights="learned")

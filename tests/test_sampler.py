@@ -20,8 +20,6 @@ from dit_jax.diffusion.schedules import SCHEDULES
 from dit_jax.diffusion.solvers import SOLVERS
 from dit_jax.diffusion.stream import Stream
 
-pytestmark = pytest.mark.usefixtures("quick")
-
 KEY = jax.random.key(0)
 every_solver = pytest.mark.parametrize("solver", SOLVERS)
 

@@ -16,8 +16,6 @@ from dit_jax.sampling.given import read_given
 from dit_jax.sampling.plan import make_plan
 from dit_jax.streams import audio, duration, image, label, past, span, text, video
 
-pytestmark = pytest.mark.usefixtures("quick")
-
 EXAMPLES = {
     "audio": audio(32, patch=4),
     "duration": duration(audio(32, patch=4), of="audio"),

@@ -19,8 +19,6 @@ from dit_jax.network.layers import MODERN, PUBLISHED
 from dit_jax.network.layout import attention_mask, token_counts
 from dit_jax.network.taps import TAPS, Edit, edited, tapped
 
-pytestmark = pytest.mark.usefixtures("quick")
-
 LABEL = dj.streams.label(3)
 IMAGE = dj.streams.image((4, 6, 2), patch=2)
 CLIP = dj.streams.video((2, 4, 4, 1), patch=(1, 2, 2))

@@ -19,8 +19,6 @@ from dit_jax.parallel.mesh import AXES, make_mesh
 from dit_jax.sampling.given import read_given
 from dit_jax.streams import text
 
-pytestmark = pytest.mark.usefixtures("quick")
-
 HIDDEN = 256
 CONFIG = json.loads(text_kjv.get_config().to_json())
 

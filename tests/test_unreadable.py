@@ -16,8 +16,6 @@ from dit_jax.data import pipeline
 from dit_jax.data.pipeline import UnreadableError
 from dit_jax.training.loop import train
 
-pytestmark = pytest.mark.usefixtures("quick")
-
 CONFIG = json.loads(digits.get_config().to_json())
 STREAMS = {"image": dj.streams.image((8, 8, 1)), "label": dj.streams.label(2)}
 

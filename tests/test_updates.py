@@ -12,8 +12,6 @@ from dit_jax.parallel.mesh import BATCH, batch_devices, make_mesh
 from dit_jax.parallel.modes import MODES
 from dit_jax.training.step import BINS, State, make_step
 
-pytestmark = pytest.mark.usefixtures("quick")
-
 RNG = np.random.default_rng(0)
 IMAGE = {"image": dj.streams.image((8, 8, 1), patch=4, levels=lambda u: jnp.ones_like(u))}
 BATCH_OF_8 = {"image": np.asarray(RNG.standard_normal((8, 8, 8, 1)), np.float32)}

@@ -54,7 +54,7 @@ def apart(ours, theirs) -> float:
 
 @pytest.mark.parametrize("channels", [(32, 64), (32, 32, 64, 64)])
 @pytest.mark.parametrize("layers", [1, 2])
-def test_encoder_and_decoder_are_those_of_diffusers(channels, layers, tmp_path, quick):
+def test_encoder_and_decoder_are_those_of_diffusers(channels, layers, tmp_path):
     model = peer(channels, layers=layers)
     model.save_pretrained(tmp_path)
     vae, params = pretrained.load(tmp_path)
@@ -70,7 +70,7 @@ def test_encoder_and_decoder_are_those_of_diffusers(channels, layers, tmp_path, 
     assert apart(jax.jit(lambda z: vae.apply(params, z, method="decode"))(latents), decoded) < 1e-4
 
 
-def test_the_standard_deviation_is_clamped_as_published(published, quick):
+def test_the_standard_deviation_is_clamped_as_published(published):
     vae, params = pretrained.load(published)
 
     @jax.jit
@@ -82,7 +82,7 @@ def test_the_standard_deviation_is_clamped_as_published(published, quick):
         np.testing.assert_allclose(std(bias), np.exp(logvar / 2), rtol=1e-5)
 
 
-def test_the_dtype_is_that_of_matrix_products_alone(published, quick):
+def test_the_dtype_is_that_of_matrix_products_alone(published):
     vae, params = pretrained.load(published)
     images = np.random.default_rng(0).uniform(-1, 1, (2, 16, 16, 3)).astype(np.float32)
     exact, rough = (
@@ -278,7 +278,7 @@ def test_a_config_that_does_not_fit_is_named(published, tmp_path, config):
         pretrained.load(tmp_path)
 
 
-def test_latents_are_seen_through_their_vae(published, tmp_path, quick):
+def test_latents_are_seen_through_their_vae(published, tmp_path):
     """Pictures read are encoded as diffusers encodes them, and what is shown is decoded so, in any number."""
     stream = pretrained.with_vae(dj.streams.image((4, 6, 4), codec=pretrained.fingerprint(published)), published)
     rng = np.random.default_rng(0)

@@ -30,7 +30,7 @@ from dit_jax.streams import image, video
 from dit_jax.streams.video import centres, features
 
 KEY = jax.random.key(0)
-quick, exact = pytest.mark.usefixtures("quick"), pytest.mark.usefixtures("exact")
+exact = pytest.mark.usefixtures("exact")
 
 
 # The stream ----------------------------------------------------------------------------------------------------------
@@ -43,7 +43,6 @@ def network(stream, seed=0, **options):
     return model, jax.tree.map(lambda leaf: jnp.asarray(0.3 * rng.normal(size=leaf.shape), leaf.dtype), shapes)
 
 
-@quick
 @pytest.mark.parametrize("block", BLOCKS)
 def test_a_clip_of_one_frame_is_an_image(block):
     """The same parameters, by the same names, and to the last bit the same prediction."""
@@ -64,7 +63,6 @@ def test_a_tubelet_has_a_place_in_time_and_space():
         video((4, 4, 6, 1), patch=(3, 4, 3))
 
 
-@quick
 def test_the_frames_of_a_tubelet_share_a_level_and_no_others_do():
     """Where attention is silenced, another level of the second group changes its two frames only."""
     model, params = network(video((4, 4, 4, 1), patch=(2, 4, 4)))
@@ -360,7 +358,6 @@ def test_windows_follow_each_other_as_the_process_goes_on(tubelet, overlap):
     np.testing.assert_allclose(np.cov(found.T), covariance(10), atol=5 * np.sqrt(2 / n))
 
 
-@quick
 def test_a_rollout_begins_with_the_sample_and_belongs_to_its_keys():
     def draw(keys, given, prefix):
         x, known = normal(keys, (4, 1)), jnp.arange(4)[:, None] < prefix.get("x", 0)
@@ -377,7 +374,6 @@ def test_a_rollout_begins_with_the_sample_and_belongs_to_its_keys():
     np.testing.assert_array_equal(begun == 1, np.broadcast_to(np.arange(9)[:, None] == 0, begun.shape))
 
 
-@quick
 def test_what_else_a_sample_is_stays_in_all_windows():
     """A drawn stream is given to later windows as it came out; an absent condition stays absent."""
     streams = series() | {

@@ -38,8 +38,6 @@ from dit_jax.sampling.draw import draw
 from dit_jax.train import initial_weights
 from dit_jax.training import loop
 
-pytestmark = pytest.mark.usefixtures("quick")
-
 # Base configs: what an entry needs around it to act. ----------------------------------------------------------------
 
 SMALL = {
