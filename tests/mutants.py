@@ -163,8 +163,7 @@ TABLE: dict[str, list[tuple[str, str, str]]] = {
         ("if place < share}", "if place < share / 2}", "folder"),
         (" - {*keeps.values()}", "", "folder"),
         ("else test._replace(classes=train.classes)", "else test", "folder"),
-        ('_fraction(name.removeprefix(f"{class_of(name)}/"))', "_fraction(f'{names}{name}')", "folder"),
-        ('_fraction(name.removeprefix(f"{class_of(name)}/"))', "_fraction(name)", "folder"),
+        ("hashlib.sha256(name.encode())", "hashlib.sha256(f'{names}{name}'.encode())", "folder"),
     ],
     "data/identity.py": [
         ("else i == j", "else True", "identity"),

@@ -169,16 +169,10 @@ def names(count: int, *classes: str) -> list[str]:
 
 
 def test_a_share_is_held_out_and_what_comes_later_moves_nothing():
-    few, many = names(1000, "a"), names(1600, "a", "b")
+    few, many = names(500, "a", "b"), names(800, "a", "b", "c")
     held, later = folder.held_out(few, 0.1), folder.held_out(many, 0.1)
     assert abs(len(held) - 100) < 4 * np.sqrt(90) and held == later & {*few}  # four standard deviations
     assert held < folder.held_out(few, 0.2) and folder.held_out(few, 0) == set()
-
-
-def test_another_name_of_a_class_moves_nothing():
-    """Or what was held out would be trained on when a run goes on after a class is called something else."""
-    held, renamed = (folder.held_out(names(500, "a", of), 0.1) for of in "bd")
-    assert {name.replace("b/", "d/") for name in held} == renamed
 
 
 @pytest.mark.parametrize("share", [0.5, 0.9, 0.999])
@@ -199,7 +193,7 @@ def test_the_parts_of_a_folder_are_all_of_it_wherever_it_lies(insects, tmp_path)
 
     train, test = files(insects, "train"), files(insects, "test")
     assert train and test and not train & test and train | test == {*in_classes(insects).names}
-    assert Folder(insects, (8, 8, 1), "train", 0.2).images.held_out == len(test)
+    assert len(Folder(insects, (8, 8, 1), "train", 0.2).images.held_out) == len(test)
     shutil.move(insects, tmp_path / "moved")
     assert files(tmp_path / "moved", "test") == test
 
@@ -213,7 +207,9 @@ def test_folders_of_splits_are_the_splits(others, named, tmp_path):
         fill(tmp_path / other / "bee", f"{other}.png")
     path = f"{tmp_path}/{{split}}" if named else tmp_path
     train, test = (Folder(path, (8, 8, 1), split, 0.5) for split in ("train", "test"))
-    assert len(train) == 12 and train.classes == test.classes == ["ant", "bee"] and train.images.held_out == len(test)
+    assert (
+        len(train) == 12 and train.classes == test.classes == ["ant", "bee"] and len(train.images.held_out) == len(test)
+    )
     expected = min(others, key=folder.HELD_OUT.index)
     assert [(file.name, label) for file, label in test.files] == [(f"{expected}.png", 1)]  # a bee, as in training
     streams = {"image": dj.streams.image((8, 8, 1)), "label": dj.streams.label(2)}

@@ -5,7 +5,7 @@ import hashlib
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,14 +20,14 @@ GREY = {"1", "F", "I", "I;16", "L", "LA", "La"}  # PIL's names of what has no co
 
 class Images(NamedTuple):
     """Images below a folder. names: relative to it, with / between folders, in natural order. classes: its subfolders.
-    left_out: {why: how many files and folders}. held_out, holdout: how many more images there are, which are not
-    trained on, and their share if it was asked for."""
+    left_out: {why: how many files and folders}. held_out, holdout: the names of more images, which are not trained on,
+    and their share if it was asked for."""
 
     root: Path
     names: list[str]
     classes: list[str]
     left_out: Counter[str]
-    held_out: int = 0
+    held_out: Sequence[str] = ()
     holdout: float = 0.0
 
 
@@ -128,11 +128,11 @@ def part(path: str, split: str, holdout: float = 0.0, read: Callable[[Path], Ima
         every = read(Path(path.replace("{split}", "train")).expanduser())
         held = held_out(every.names, holdout)
         mine = [name for name in every.names if (name in held) == (split == "test")]
-        return every._replace(names=mine, held_out=len(held), holdout=holdout)
+        return every._replace(names=mine, held_out=sorted(held), holdout=holdout)
     train, test = (read(folders[name]) for name in ("train", "test"))
     if unknown := [name for name in test.classes if name not in train.classes]:
         raise ValueError(f"{test.root / unknown[0]} is of no class: {train.root} has {', '.join(train.classes)}")
-    return train._replace(held_out=len(test.names)) if split == "train" else test._replace(classes=train.classes)
+    return train._replace(held_out=test.names) if split == "train" else test._replace(classes=train.classes)
 
 
 def split_folders(path: str) -> dict[str, Path]:
@@ -145,17 +145,13 @@ def split_folders(path: str) -> dict[str, Path]:
 
 
 def held_out(names: Iterable[str], share: float) -> set[str]:
-    """Which images are not trained on. The hash of a name inside its class decides, so that neither others which come
-    later nor another name of a class move any; each class keeps at least the one whose hash is the greatest."""
-    places = {name: _fraction(name.removeprefix(f"{class_of(name)}/")) for name in names}
+    """Which images are not trained on. The hash of a name decides, so that others which come later move none; each
+    class keeps at least the one whose hash is the greatest."""
+    places = {name: int(hashlib.sha256(name.encode()).hexdigest()[:8], 16) / 2**32 for name in names}
     keeps: dict[str, str] = {}
     for name in places:
         keeps[class_of(name)] = max(name, keeps.get(class_of(name), name), key=places.__getitem__)
     return {name for name, place in places.items() if place < share} - {*keeps.values()}
-
-
-def _fraction(name: str) -> float:
-    return int(hashlib.sha256(name.encode()).hexdigest()[:8], 16) / 2**32
 
 
 # As a source ---------------------------------------------------------------------------------------------------------
@@ -199,7 +195,7 @@ def described(folder: Folder) -> str:
     words = [
         f"{images.root.absolute()}: {len(folder):,} images"
         + (f" of {len(images.classes):,} classes ({first_few(images.classes)})" if images.classes else ""),
-        f"{images.held_out:,} more are held out" if images.held_out else "none is held out",
+        f"{len(images.held_out):,} more are held out" if images.held_out else "none is held out",
         f"{' ... '.join(f'{w} x {h}' for w, h in ends)} pixels, of {len(looked_at)} that were looked at",
     ]
     words += [f"left out: {counted(images.left_out)}"] if images.left_out else []

@@ -15,12 +15,15 @@ def identity(name: str, source: Source) -> dict[str, Any]:
     """Name, version, number of examples, class names and a digest of the listing of a split, as JSON.
 
     Of a folder, each class has how many files it has and a digest of their names, as those have that are in no class:
-    where the folder is does not matter. Where a share of its images is held out, that is there too.
+    where the folder is does not matter. Where a share of its images is held out, that is there too, and its images are
+    counted with the others: which they are follows from their names.
     """
     source = original(source)
     if isinstance(source, Folder):
-        found = {"name": "a folder", "examples": len(source), "classes": _classes_of(source)}
-        share, rest = source.images.holdout, [name for name in source.images.names if not class_of(name)]
+        share, names = source.images.holdout, [*source.images.names]
+        names += source.images.held_out if share else ()
+        found = {"name": "a folder", "examples": len(names), "classes": _classes_of(source.classes, names)}
+        rest = [name for name in names if not class_of(name)]
         return found | ({"holdout": share} if share else {}) | ({"listing": _digest_of(rest)} if rest else {})
     records = getattr(source, "records", None)
     if records is None:
@@ -84,9 +87,9 @@ def _is_same(entry: dict, i: int, other: dict, j: int) -> bool:
     return entry["listing"] == other.get("listing") if "listing" in entry else i == j
 
 
-def _classes_of(folder: Folder) -> list[dict[str, Any]]:
-    files: dict[str, list[str]] = {name: [] for name in folder.classes}
-    for name in folder.images.names:
+def _classes_of(classes: Iterable[str], names: Iterable[str]) -> list[dict[str, Any]]:
+    files: dict[str, list[str]] = {name: [] for name in classes}
+    for name in names:
         if of := class_of(name):
             files[of].append(name.removeprefix(f"{of}/"))
     return [{"name": name, "examples": len(names), "listing": _digest_of(names)} for name, names in files.items()]
