@@ -28,6 +28,7 @@ from dit_jax.data.packages import missing
 from dit_jax.diffusion.stream import Streams, drawable, in_data
 from dit_jax.evaluation import alignment, language_model, physics, speech, text
 from dit_jax.evaluation.judge import Judge, described, scores, train_judges
+from dit_jax.parallel import hosts
 from dit_jax.restore import restore_run
 from dit_jax.run import Run, SampleOptions
 from dit_jax.sampling.draw import check_drawn, draw, gather
@@ -48,12 +49,14 @@ def main(
     guidance: Annotated[tuple, "a score for each of these scales; 1 is none"] = ("1.0", "1.5"),
     num: Annotated[int, "samples for each score, the classes in turn"] = 1000,
     step: Annotated[int, "the checkpoint to score; -1 is the newest"] = -1,
+    distributed: Annotated[str, hosts.FLAG] = "",
     options: Annotated[dict[str, Any] | None, SampleOptions] = None,
 ) -> None:
     """Score a run; options are those of SampleOptions that differ from the run's."""
     if decided := {"given", "drawn"} & (options or {}).keys():
         raise ValueError(f"--{min(decided)} says nothing here: samples are scored given nothing, and given every part")
     scales, num = [scale_of(word) for word in guidance], checked(num, Annotated[int, Range(at_least=2)], "--num")
+    hosts.join(distributed)
     run, params, mesh = restore_run(workdir, step=step)
     how = dataclasses.replace(run.sample, num=num, **(options or {}))
     for scale in scales:
@@ -64,7 +67,9 @@ def main(
     for row in classes(run, params, mesh, how, scales) if labelled or featured else texts(run, params, mesh, how):
         print(f"{row['what']}: {', '.join(f'{name} {value:.4g}' for name, value in row['scores'].items())}", flush=True)
         rows.append(row)
-    (Path(workdir) / "evaluation.json").write_text(json.dumps(rows, indent=2) + "\n")
+    if hosts.is_first():
+        (Path(workdir) / "evaluation.json").write_text(json.dumps(rows, indent=2) + "\n")
+    hosts.barrier("scores are written")
 
 
 def scale_of(word: str) -> float:

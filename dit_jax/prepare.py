@@ -14,7 +14,6 @@ from typing import Annotated, Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -23,7 +22,7 @@ from dit_jax.data import latents
 from dit_jax.data.folder import Folder, split_folders
 from dit_jax.data.sources import BUILDERS, DATA_DIR, find, prepare
 from dit_jax.network.vae import VAE
-from dit_jax.parallel.hosts import initialize
+from dit_jax.parallel import hosts
 from dit_jax.parallel.mesh import AXES, BATCH
 from dit_jax.pretrained.vae import fingerprint, load
 from dit_jax.progress import progress
@@ -37,7 +36,7 @@ def main(
     split: Annotated[str, "which split these images are (default: train)"] = "",
     size: Annotated[int, "height and width to crop them to (default: 256)"] = 0,
     batch: Annotated[int, "images that a process encodes at once (default: 32 for each device)"] = 0,
-    distributed: Annotated[str, "one of several processes: auto, or HOST:PORT,COUNT,INDEX (default: alone)"] = "",
+    distributed: Annotated[str, hosts.FLAG] = "",
 ) -> None:
     """Build the data set `name`: one of sources.BUILDERS or, of a folder of images, whatever its latents are called."""
     flags = {"source": source, "vae": vae, "split": split, "size": size, "batch": batch, "distributed": distributed}
@@ -65,8 +64,7 @@ def encode_folder(
     Raises ValueError for flags that do not suit each other, the VAE or what is there already, and OSError for a file or
     an image that cannot be read.
     """
-    if distributed is not None:
-        initialize(distributed)
+    hosts.join(distributed or "")
     devices, process, processes = jax.local_device_count(), jax.process_index(), jax.process_count()
     batch = 32 * devices if batch is None else batch
     if name in BUILDERS:
@@ -86,7 +84,7 @@ def encode_folder(
     shape = [size // model.factor, size // model.factor, 2 * model.latent]
     made = {"vae": fingerprint(vae), "scale": model.scale, "size": size, "shape": shape}
     latents.begin(directory, split, folder, made, first=process == 0)
-    multihost_utils.sync_global_devices("latents are begun")
+    hosts.barrier("latents are begun")
 
     encode = compile_encoder(model, params, (batch, size, size, 3))
     counts = latents.write(directory, split, folder, encode, batch, part=(process, processes))
@@ -97,10 +95,10 @@ def encode_folder(
             show(done)
     print(f"encoded {done - there:,} images, {(done - there) / (time.perf_counter() - start):.3g} img/s")
 
-    multihost_utils.sync_global_devices("all shards are there")
+    hosts.barrier("all shards are there")
     if process == 0:
         latents.finish(directory, split)
-    multihost_utils.sync_global_devices("latents are finished")
+    hosts.barrier("latents are finished")
 
 
 def compile_encoder(model: VAE, params: Any, shape: tuple[int, ...]) -> latents.Encode:

@@ -62,6 +62,7 @@ class TrainOptions:
     init: str = ""  # a workdir or a file of published weights, whose weights step 0 has
     freeze: str = ""  # a regular expression: parameters whose path has it are not trained
     watchdog: Annotated[float, Range(at_least=-1)] = -1.0  # seconds without a step; -1: of itself, 0: no limit
+    stopped_status: Annotated[int, Range(at_least=0, at_most=255)] = 0  # of a process that a signal stops
 
     def __post_init__(self) -> None:
         check_fields(self)

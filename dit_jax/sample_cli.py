@@ -36,6 +36,7 @@ from typing import Annotated, Any
 import numpy as np
 
 from dit_jax.command import run_command
+from dit_jax.parallel import hosts
 from dit_jax.pretrained.vae import with_vae
 from dit_jax.progress import progress
 from dit_jax.restore import restore_run
@@ -64,25 +65,26 @@ def main(
     interpolate: Annotated[str, "A,B: from one to the other of two seeds, or of two image files"] = "",
     overwrite: Annotated[bool, "replace what --out has of another protocol"] = False,
     part: Annotated[str, "INDEX,COUNT: this process of several; process 0 merges what all draw"] = "0,1",
+    distributed: Annotated[str, hosts.FLAG] = "",
     options: Annotated[dict[str, Any] | None, SampleOptions] = None,
 ) -> None:
     """Draw samples of a run and write them; options are those of SampleOptions that differ from the run's."""
     folder, (index, count) = Path(out), process_of(part)
-    check_writable(folder)
+    hosts.join(distributed)
+    if hosts.is_first():
+        check_writable(folder)
     run, params, mesh = restore_run(workdir, fsdp, step)
     run = seen_through(run, vae)
     how = dataclasses.replace(run.sample, **(options or {}))
-    weak = None
-    if how.weak:
-        other, others, _ = restore_run(how.weak, fsdp)
-        weak = other.model, others
-
+    weak = weak_network(how, fsdp)
     plan = make_plan(run.streams, how)
     check_all_given(run.streams, plan)
     if interpolate:
         check_interpolation(run.streams, how, interpolate, plan.given)
     said = {"workdir": workdir, "step": run.step, "vae": vae or None, "interpolate": interpolate or None}
-    claim(folder, said | deciding(how, plan, params, weak, bool(interpolate)), run.streams, how.num, overwrite, index)
+    decided = said | deciding(how, plan, params, weak, bool(interpolate))
+    if hosts.is_first():
+        claim(folder, decided, run.streams, how.num, overwrite, index)
 
     def batches(rows: list[range]) -> Iterator[tuple[int, Sample]]:
         start = interpolation_noise(run, params, mesh, how, interpolate, weak) if interpolate and rows else None
@@ -94,12 +96,12 @@ def main(
                 first += len(next(iter(batch.values())))
 
     begin, own = time.monotonic(), range(how.num * index // count, how.num * (index + 1) // count)
-    with stoppable(folder, own):
+    with stoppable(folder, own), hosts.together("samples are written"):
         drawn = write_missing(folder, run, own, batches)
         seconds = time.monotonic() - begin
         rate = f"in {seconds:.1f} s, {drawn / seconds:.1f} a second with compilation"
         number = f"{drawn} samples" if drawn == len(own) else f"{len(own)} samples, {drawn} of them"
-        if index > 0:
+        if index > 0 or not hosts.is_first():
             return print(f"{number} {rate}: process 0 writes them to {folder}")
         if count > 1:
             wait_for(folder, how.num)
@@ -109,6 +111,14 @@ def main(
         print(f"{number} {rate}: {written}")
         for text in texts(run.streams, first_samples(whole, PRINTED), plan.order.could_be_drawn):
             print(text)
+
+
+def weak_network(how: SampleOptions, fsdp: int) -> Network | None:
+    """The network that options name for autoguidance, if they do."""
+    if not how.weak:
+        return None
+    run, params, _ = restore_run(how.weak, fsdp)
+    return run.model, params
 
 
 @contextlib.contextmanager
@@ -126,13 +136,14 @@ def write_missing(
     folder: Path, run: Run, own: range, batches: Callable[[list[range]], Iterator[tuple[int, Sample]]]
 ) -> int:
     """Draw and write those samples that the folder does not have yet, and return how many."""
-    left = missing(folder, own)
+    left = [range(*ends) for ends in hosts.from_first([(some.start, some.stop) for some in missing(folder, own)])]
     done = there = len(own) - sum(map(len, left))
     with progress(len(own), there, "sampling") as show:
         if left:
             show(done, doing="compiling")
         for first, batch in batches(left):
-            write_samples(folder, run.streams, batch, first)
+            if hosts.is_first():
+                write_samples(folder, run.streams, batch, first)
             done += len(next(iter(batch.values())))
             show(done)
     return done - there

@@ -14,6 +14,7 @@ sample in dit_jax/run.py.
 """
 
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -25,6 +26,7 @@ from dit_jax.config import build, config_first, define_flag
 from dit_jax.convert import published
 from dit_jax.diffusion.gaussian import velocity
 from dit_jax.network.dit import parameter_shapes
+from dit_jax.parallel import hosts
 from dit_jax.parallel.mesh import make_mesh
 from dit_jax.planning.chips import GIB
 from dit_jax.planning.estimate import estimate
@@ -39,18 +41,21 @@ def main(
     config: Annotated[Any, define_flag],
     workdir: Annotated[str, "where checkpoints, metrics and samples go"] = "runs/digits",
     dry_run: Annotated[bool, "print the config, the mesh, and what each device has to hold and do; and stop"] = False,
+    distributed: Annotated[str, hosts.FLAG] = "",
 ) -> None:
     """Train the run of a config in its directory; what is wrong with it is said before anything compiles."""
     run = build(config)
+    hosts.join(distributed)
     if dry_run:
         print(*summary(run), sep="\n")
         return
     try:
-        train(run, Path(workdir), initial_weights(run))
+        is_finished = train(run, Path(workdir), initial_weights(run))
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         raise MemoryError(f"an update does not fit: {needs(run)}; python -m dit_jax.plan says what would") from error
+    sys.exit(0 if is_finished else run.train.stopped_status)
 
 
 def summary(run: Run) -> Iterator[str]:

@@ -100,7 +100,6 @@ TABLE: dict[str, list[tuple[str, str, str]]] = {
         ("if self.saved != self.step:", "if True:", "stopping loop"),
     ],
     "training/placement.py": [
-        ("jax.process_index() * share,", "0 * share,", "loop"),
         ("if size % mesh.shape[axis]:", "if False:", "config"),
     ],
     "planning/hlo.py": [
@@ -117,7 +116,7 @@ TABLE: dict[str, list[tuple[str, str, str]]] = {
         ("(saved(2 * FEW) - saved(FEW))", "saved(FEW)", "planning"),
     ],
     "training/checkpoint.py": [
-        ('jnp.asarray(meta["step"], jnp.int32)', "jnp.asarray(0, jnp.int32)", "checkpoint"),
+        ('np.int32(meta["step"])', "np.int32(0)", "checkpoint"),
         ("x[rows], x.sharding", "x, x.sharding", "old_checkpoints"),
         ('.get("keys_apart", False)', '.get("keys_apart", True)', "old_checkpoints"),
         ('or ("digest" in meta and meta["digest"] != digest(meta))', "", "checkpoint"),
@@ -178,6 +177,17 @@ TABLE: dict[str, list[tuple[str, str, str]]] = {
         ("len(fetched) - self._untimed", "len(fetched)", "metrics"),
         ("float(sums[i] / counts[i])", "float(sums[i] / len(counts))", "metrics"),
         ("self._since += time.monotonic() - begin", "pass", "metrics"),
+    ],
+    "parallel/hosts.py": [
+        ("if spec in", "if not spec and spec in", "hosts"),
+        ("all(variable in environment for variable in rest)", "True", "hosts"),
+        ("if len(there) == len(variables):", "if there:", "hosts"),
+        ("if index == 0 else {}", "if index else {}", "hosts"),
+        ("for key in {**first, **other}:", "for key in first:", "hosts"),
+        ("package.rglob", "package.glob", "hosts"),
+    ],
+    "parallel/modes.py": [
+        ("jax.process_index() * share :", "0 * share :", "loop"),
     ],
     "parallel/mesh.py": [
         ('(None, "fsdp", "tensor")', '(None, "tensor", "fsdp")', "mesh"),
@@ -476,7 +486,7 @@ TABLE: dict[str, list[tuple[str, str, str]]] = {
         ("default_rng((seed, epoch))", "default_rng((seed, 0))", "data"),
         ("default_rng((seed, epoch))", "default_rng((0, epoch))", "data"),
         ('example["image"][:, ::-1]', 'example["image"][::-1]', "data"),
-        ("(step + 1) * batch_size)[rows]", "(step + 1) * batch_size)", "data"),
+        ("range(batch_size) if rows is None else rows", "range(batch_size)", "data"),
         ("grain.MapDataset.range(start,", "grain.MapDataset.range(0,", "data"),
         ('"flipped" if mirrored else "image"', '"image" if mirrored else "flipped"', "latents"),
     ],

@@ -92,7 +92,7 @@ def test_seeds_differ():
 @pytest.mark.parametrize("augment", pipeline.AUGMENTATIONS)
 def test_the_global_batch_is_the_same_for_any_number_of_processes(processes, augment):
     examples, share = pipeline.examples(Numbered(37), 0, augment), 8 // processes
-    parts = [pipeline.batch(examples, 6, 8, slice(i * share, (i + 1) * share)) for i in range(processes)]
+    parts = [pipeline.batch(examples, 6, 8, range(i * share, (i + 1) * share)) for i in range(processes)]
     whole = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     assert same(whole, pipeline.batch(examples, 6, 8))
 

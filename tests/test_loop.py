@@ -21,11 +21,11 @@ from dit_jax.configs import digits, text_kjv
 from dit_jax.diffusion import grids
 from dit_jax.network.layers import PUBLISHED
 from dit_jax.parallel.mesh import make_mesh
+from dit_jax.parallel.modes import MODES
 from dit_jax.sampling.draw import draw, gather
 from dit_jax.sampling.sheet import sheet, title_of
 from dit_jax.training import flops, loop, metrics
 from dit_jax.training.loop import train
-from dit_jax.training.placement import rows_here
 
 CONFIG = json.loads(digits.get_config().to_json())
 SMALL = {
@@ -246,12 +246,13 @@ def test_a_signal_ends_training_with_the_update_that_is_under_way_and_saves_it(a
 
 @pytest.mark.parametrize("hosts", [1, 2, 3, 6])
 def test_the_rows_of_all_hosts_are_the_batch_each_once(hosts, monkeypatch):
-    run = types.SimpleNamespace(data=types.SimpleNamespace(batch_size=12))
+    """By pmap; by jit the sharding says which they are, also where hosts share rows (see test_processes.py)."""
+    rows_here = MODES["pmap"](make_mesh()).rows
     monkeypatch.setattr(jax, "process_count", lambda: hosts)
     shares = []
     for host in range(hosts):
         monkeypatch.setattr(jax, "process_index", lambda host=host: host)
-        shares.append(np.arange(12)[rows_here(run)].tolist())
+        shares.append(rows_here(12).tolist())
     assert [*itertools.chain(*shares)] == [*range(12)] and {len(share) for share in shares} == {12 // hosts}
 
 

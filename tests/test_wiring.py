@@ -246,12 +246,12 @@ def refused(config: dict) -> Any:
         return str(error)
 
 
-def limit(config: dict) -> Any:
-    """How long a run may be without a step."""
+def watcher(config: dict) -> Any:
+    """How long a run may be without a step, and the status of one that is stopped."""
     with pytest.MonkeyPatch.context() as patch:
-        asked: list[float] = []
-        watcher = loop.Watcher
-        patch.setattr(loop, "Watcher", lambda save, limit, unchanged: asked.append(limit) or watcher(save, limit))
+        asked: list = []
+        real = loop.Watcher
+        patch.setattr(loop, "Watcher", lambda save, *rest: asked.append([rest[0], rest[2]]) or real(save, *rest))
         started(config, lambda *_: None)
         return asked
 
@@ -393,7 +393,8 @@ WIRES: dict[str, list[Row]] = {
     "train.spike": [Row(shapes, "digits", 6.0)],
     "train.init": [Row(initial, "digits", "/nowhere")],
     "train.freeze": [Row(program, "digits", "blocks/")],
-    "train.watchdog": [Row(limit, "digits", 60.0)],
+    "train.watchdog": [Row(watcher, "digits", 60.0)],
+    "train.stopped_status": [Row(watcher, "digits", 75)],
     "train.log_every": [Row(files, "digits", 1)],
     "checkpoint.every": [Row(files, "digits", 2)],
     "checkpoint.keep": [Row(files, "digits", 1, EVERY)],

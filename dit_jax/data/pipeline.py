@@ -120,12 +120,13 @@ def check_example(streams: Streams, example: Example) -> None:
             raise ValueError(f"{name} {error}{hint}") from None
 
 
-def batch(examples: Examples, step: int, batch_size: int, rows: slice = slice(None)) -> Example:
-    """Stack the examples step * batch_size + range(batch_size)[rows] into {name: [b, ...]}.
+def batch(examples: Examples, step: int, batch_size: int, rows: Iterable[int] | None = None) -> Example:
+    """Stack the examples step * batch_size + rows into {name: [b, ...]}.
 
-    rows is the part of the global batch that this process needs: the whole is the same for any number of processes.
+    rows: those of the global batch that this process needs, all by default: the whole is the same for any number of
+    processes.
     """
-    return picked(examples, range(step * batch_size, (step + 1) * batch_size)[rows])
+    return picked(examples, [step * batch_size + int(row) for row in (range(batch_size) if rows is None else rows)])
 
 
 def picked(examples: Examples | Source, places: Iterable[int]) -> Example:
@@ -139,7 +140,7 @@ def stacked(examples: Sequence[Example]) -> Example:
 
 
 def batches(
-    examples: Examples, start: int, batch_size: int, rows: slice = slice(None), threads: int = 1
+    examples: Examples, start: int, batch_size: int, rows: Iterable[int] | None = None, threads: int = 1
 ) -> Iterator[Example]:
     """batch(start), batch(start + 1), ... in this order, prepared ahead by as many threads; 0 prepares none ahead."""
     steps = grain.MapDataset.range(start, sys.maxsize).map(lambda step: batch(examples, step, batch_size, rows))

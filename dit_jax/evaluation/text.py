@@ -16,6 +16,7 @@ from jax.sharding import Mesh, NamedSharding
 from dit_jax.diffusion.keys import domain, example_keys
 from dit_jax.diffusion.stream import generation_order, with_pasts
 from dit_jax.evaluation.language_model import Reader
+from dit_jax.parallel.hosts import on_host
 from dit_jax.parallel.mesh import BATCH, shardings
 from dit_jax.run import Run, SampleOptions
 from dit_jax.sampling.draw import draw, equal_batches, gather
@@ -49,7 +50,7 @@ def bound(
     costs = []
     for rows in equal_batches(total, options.batch, mesh):
         placed = jax.device_put((rows, texts[rows % len(texts)]), NamedSharding(mesh, BATCH))
-        costs.append(np.asarray(cost(params, *placed)))
+        costs.append(on_host(cost(params, *placed)))
     return np.concatenate(costs)[:total].reshape(draws, -1).mean(0)
 
 

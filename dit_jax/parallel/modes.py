@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding, SingleDeviceSharding
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from dit_jax.parallel.mesh import BATCH, AnyMesh, batch_devices, shardings
 
@@ -25,7 +26,8 @@ class Mode(NamedTuple):
     adopt: Callable[[Any], Any]
     plain: Callable[[Any], Any]
     compile: Callable[[Callable], Callable]  # step(state, batch, rows) -> the same, compiled
-    put: Callable[[dict[str, np.ndarray]], dict]  # this process's rows of a batch, to its devices
+    rows: Callable[[int], np.ndarray]  # which rows of a batch of this size the devices of this process hold
+    put: Callable[[dict[str, np.ndarray]], dict]  # those rows of a batch, to these devices
 
 
 def jit_mode(mesh: AnyMesh) -> Mode:
@@ -48,36 +50,61 @@ def jit_mode(mesh: AnyMesh) -> Mode:
             layout = shardings(state, mesh)
             with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
                 state, metrics = step(jax.lax.with_sharding_constraint(state, layout), arrays, rows)
-            return jax.lax.with_sharding_constraint(state, layout), metrics
+            everywhere = NamedSharding(mesh, P())
+            return jax.lax.with_sharding_constraint((state, metrics), (layout, everywhere))
 
         return jax.jit(placed, donate_argnums=0)
 
+    def rows(size: int) -> np.ndarray:
+        mine = batch.addressable_devices_indices_map((size,)).values()
+        return np.unique(np.concatenate([np.arange(size)[index or ()] for index in mine]))
+
     def put(arrays: dict[str, np.ndarray]) -> dict:
-        return {name: jax.make_array_from_process_local_data(batch, array) for name, array in arrays.items()}
+        parts = batch_devices(mesh)
+        size = len(next(iter(arrays.values()))) * parts // len(rows(parts))
+        place = np.searchsorted(rows(size), np.arange(size))
+
+        def whole(array: np.ndarray) -> jax.Array:
+            part: Any = lambda index: array[place[index[0]]]
+            return jax.make_array_from_callback((size, *array.shape[1:]), batch, part)
+
+        return {name: whole(array) for name, array in arrays.items()}
 
     same = lambda state: state
-    return Mode(None, batch_devices(mesh), abstract, create, same, same, compile, put)
+    return Mode(None, batch_devices(mesh), abstract, create, same, same, compile, rows, put)
 
 
 def pmap_mode(mesh: AnyMesh) -> Mode:
     """A whole state on every device, and the step averages over them: data parallelism, written out."""
     if batch_devices(mesh) != mesh.shape["data"] or mesh.shape["data"] != mesh.size:
         raise ValueError("parallel.mode = 'pmap' splits data only: set parallel.fsdp, context and tensor to 1")
-    one, count = SingleDeviceSharding(jax.local_devices()[0]), jax.local_device_count()
+    everywhere, count = NamedSharding(mesh, P()), jax.local_device_count()
 
     def abstract(init: Callable):
         shapes = jax.eval_shape(init, jax.random.key(0))
-        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=one), shapes)
+        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere), shapes)
 
     def adopt(state):
-        return jax.pmap(lambda _, state: state, in_axes=(0, None))(jnp.arange(count), state)
+        own = jax.tree.map(lambda x: x.addressable_data(0), state)
+        return jax.pmap(lambda _, state: state, in_axes=(0, None))(jnp.arange(count), own)
+
+    def plain(state):
+        def whole(x):
+            own = x.addressable_data(0)[0]
+            return jax.make_array_from_callback(own.shape, everywhere, lambda index: own)
+
+        return jax.tree.map(whole, state)
+
+    def rows(size: int) -> np.ndarray:
+        share = size // jax.process_count()
+        return np.arange(size)[jax.process_index() * share :][:share]
 
     def compile(step: Callable):
         mapped = jax.pmap(step, AXIS, donate_argnums=0)
 
         def placed(state, arrays, rows):
             state, metrics = mapped(state, arrays, rows)
-            return state, jax.tree.map(lambda x: x[0], metrics)
+            return state, jax.tree.map(lambda x: x.addressable_data(0)[0], metrics)
 
         return placed
 
@@ -85,10 +112,11 @@ def pmap_mode(mesh: AnyMesh) -> Mode:
         axis=AXIS,
         parts=mesh.size,
         abstract=abstract,
-        create=lambda init, key: jax.jit(init)(key),
+        create=lambda init, key: jax.jit(init, out_shardings=everywhere)(key),
         adopt=adopt,
-        plain=lambda state: jax.tree.map(lambda x: jax.device_put(x.addressable_data(0)[0], one), state),
+        plain=plain,
         compile=compile,
+        rows=rows,
         put=lambda arrays: {name: x.reshape(count, -1, *x.shape[1:]) for name, x in arrays.items()},
     )
 

@@ -19,6 +19,7 @@ from dit_jax.diffusion.sampler import in_sequence, sample_rows
 from dit_jax.diffusion.solvers import SOLVERS
 from dit_jax.diffusion.stream import Arrays, Stream, Streams, revealing
 from dit_jax.network.dit import DiT
+from dit_jax.parallel.hosts import on_host
 from dit_jax.parallel.mesh import BATCH, batch_devices, shardings
 from dit_jax.run import Run, SampleOptions
 from dit_jax.sampling.plan import Order, make_plan
@@ -55,7 +56,7 @@ def draw(
     rows = range(options.num) if rows is None else rows
     for these in equal_batches(options.num, options.batch, mesh, rows):
         sample = sampler(params, jax.random.key(options.seed), w, *jax.device_put(plan.take(these), spread))
-        yield {name: np.asarray(array)[: rows.stop - these[0]] for name, array in sample.items()}
+        yield {name: array[: rows.stop - these[0]] for name, array in on_host(sample).items()}
 
 
 def compiled_sampler(

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 from dit_jax.diffusion.stream import Streams
+from dit_jax.parallel.hosts import on_host
 from dit_jax.sampling.shards import SAMPLES, SHARDS, shards_in, written_whole
 
 PROTOCOL = "protocol.json"
@@ -57,7 +57,7 @@ def digest(tree: Any) -> str:
     """A checksum, CRC-32, of the values of all arrays of a tree, such as parameters."""
     total = 0
     for leaf in jax.tree.leaves(tree):
-        total = zlib.crc32(np.asarray(leaf).tobytes(), total)
+        total = zlib.crc32(on_host(leaf).tobytes(), total)
     return f"{total:08x}"
 
 

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
@@ -29,6 +28,7 @@ from dit_jax.training.step import State
 ARRAYS = ("params", "ema", "opt")
 ITEMS = (*ARRAYS, "meta")
 PACKAGES = ("dit_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+ALL_PROCESSES = ocp.options.MultiprocessingOptions()  # of a job, together
 Read = TypeVar("Read")
 
 
@@ -163,20 +163,37 @@ def read_arrays(checkpoint: Checkpoint, wanted: dict[str, Any]) -> dict[str, Any
 
 
 def check_on_host(checkpoint: Checkpoint) -> None:
-    """Read a checkpoint back, an item at a time, without a device. Raises DamagedError for arrays that are not those
-    that were written."""
+    """Read a checkpoint back, an item at a time, without a device and by this process alone. Raises DamagedError for
+    arrays that are not those that were written."""
     for item, recorded in checkpoint.meta["fingerprints"].items():
-        for leaf, x in _with_orbax(checkpoint.path / item, _on_host).items():
+        for leaf, x in read_on_host(checkpoint.path / item).items():
             if recorded[leaf].split()[1] != f"{fingerprint.host_checksum(x):08x}":
                 raise DamagedError(checkpoint.path, f"{item}/{leaf} is not what was written")
 
 
-def _on_host(reader: ocp.StandardCheckpointer, at: Path) -> dict[str, np.ndarray]:
-    tree = reader.metadata(at).item_metadata.tree
-    with ocp.PyTreeCheckpointer() as plain:
+def read_on_host(item: Path) -> dict[str, np.ndarray]:
+    """The arrays of an item of a checkpoint, by the names of its leaves. Raises DamagedError if they cannot be read."""
+    here = _this_process()
+
+    def read(reader: ocp.StandardCheckpointer, at: Path) -> Any:
+        tree = reader.metadata(at).item_metadata.tree
         kinds = jax.tree.map(lambda leaf: ocp.RestoreArgs(restore_type=np.ndarray), tree)
-        arrays = plain.restore(at, ocp.args.PyTreeRestore(restore_args=kinds))
-    return {fingerprint.leaf_name(path): x for path, x in jax.tree_util.tree_leaves_with_path(arrays)}
+        handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=here)
+        with ocp.Checkpointer(handler, multiprocessing_options=here) as plain:
+            return plain.restore(at, ocp.args.PyTreeRestore(restore_args=kinds))
+
+    leaves = jax.tree_util.tree_leaves_with_path(_with_orbax(item, read, here))
+    return {fingerprint.leaf_name(path): x for path, x in leaves}
+
+
+def _this_process() -> ocp.options.MultiprocessingOptions:
+    """For what one process does with Orbax, and no other has to wait for."""
+    if jax.process_count() == 1:
+        return ocp.options.MultiprocessingOptions()
+    here = jax.process_index()
+    return ocp.options.MultiprocessingOptions(
+        primary_host=here, active_processes={here}, barrier_sync_key_prefix=f"process_{here}"
+    )
 
 
 def _check_layout(checkpoint: Checkpoint, item: str, wanted: dict[str, str]) -> None:
@@ -199,12 +216,16 @@ def _restored(tree: Any) -> Callable[[ocp.StandardCheckpointer, Path], Any]:
     return lambda reader, at: reader.restore(at, tree)
 
 
-def _with_orbax(at: Path, ask: Callable[[ocp.StandardCheckpointer, Path], Read]) -> Read:
+def _with_orbax(
+    at: Path,
+    ask: Callable[[ocp.StandardCheckpointer, Path], Read],
+    processes: ocp.options.MultiprocessingOptions | None = None,
+) -> Read:
     """What Orbax reads of an item. It raises errors of any kind, and has pages to say of them, for files that are not
     what it wrote: all of that is one DamagedError."""
     hush()
     try:
-        with ocp.StandardCheckpointer() as reader:
+        with ocp.StandardCheckpointer(multiprocessing_options=processes or ALL_PROCESSES) as reader:
             return ask(reader, at)
     except Exception as error:
         kind = type(error).__name__
@@ -249,7 +270,7 @@ def restore(
         edits = [*_checked_config(checkpoint, config), *_checked_data(checkpoint, data, changed)]
         arrays = read_arrays(checkpoint, {name: getattr(abstract, name) for name in ARRAYS})
         print("".join(f"{edit}\n" for edit in edits), end="")
-        step = jax.device_put(jnp.asarray(meta["step"], jnp.int32), abstract.step.sharding)
+        step = jax.device_put(np.int32(meta["step"]), abstract.step.sharding)
         return meta["data_position"], abstract._replace(step=step, **arrays), meta.get("keys_apart", False)
 
     return newest_good(workdir, read, set_aside=True)

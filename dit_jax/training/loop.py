@@ -8,7 +8,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from dit_jax.data import pipeline, sources
 from dit_jax.data.identity import identity, with_names
@@ -17,6 +16,7 @@ from dit_jax.diffusion.keys import domain
 from dit_jax.diffusion.objective import OBJECTIVES
 from dit_jax.diffusion.stream import in_data
 from dit_jax.network.dit import parameter_shapes
+from dit_jax.parallel import hosts
 from dit_jax.parallel.modes import Mode
 from dit_jax.progress import announced, progress
 from dit_jax.run import Run
@@ -31,7 +31,7 @@ from dit_jax.training.initial import fitted, trainable
 from dit_jax.training.lock import locked
 from dit_jax.training.metrics import Meter, Writer, write_json
 from dit_jax.training.optimizer import updates_made
-from dit_jax.training.placement import placement, rows_here
+from dit_jax.training.placement import placement
 from dit_jax.training.saving import NotFiniteError, Saver
 from dit_jax.training.step import State, Step, make_init, make_step
 from dit_jax.training.stopping import Watcher, silence, watched
@@ -43,8 +43,9 @@ class Diverged(ValueError):
     """Training whose losses or gradients are not finite any more."""
 
 
-def train(run: Run, workdir: Path, initial: Any = None) -> None:
-    """Train a run in its directory, from its newest checkpoint if there is one, to run.train.steps updates.
+def train(run: Run, workdir: Path, initial: Any = None) -> bool:
+    """Train a run in its directory, from its newest checkpoint if there is one, to run.train.steps updates; whether it
+    came to its end. Every process of a job calls this, with a directory that all of them see.
 
     initial: parameters that a run without a checkpoint begins with (see initial.py), in place of random ones.
 
@@ -56,6 +57,7 @@ def train(run: Run, workdir: Path, initial: Any = None) -> None:
     with announced(f"reading {run.data.name}"):
         source = sources.load(run.data.name, "train", run.data.dir, in_data(run.streams), run.data.holdout)
     data = identity(run.data.name, source)
+    check_one_job(run, data)
     run = dataclasses.replace(run, streams=with_names(run.streams, data))
     if run.sample.every:
         make_plan(run.streams, run.sample)  # so that what is given can be read, and drawn from
@@ -64,25 +66,39 @@ def train(run: Run, workdir: Path, initial: Any = None) -> None:
     with locked(workdir), Saver(workdir, run.checkpoint.keep) as saver:
         training = begin(run, mode, saver, workdir, data, initial)
         operations = flops(run)
-        write_json(workdir / "config.json", run.config)
+        if hosts.is_first():
+            write_json(workdir / "config.json", run.config)
         print(sources.described(run.data.name, source, run.streams))
         print(described(run, mesh, operations))
-        watcher = Watcher(training.end, run.train.watchdog, training.unchanged)
+        is_alone = jax.process_count() == 1
+        watcher = Watcher(training.end, run.train.watchdog, training.unchanged, run.train.stopped_status, is_alone)
         with watched(watcher), Writer(workdir, training.step) as writer:
             try:
                 _train(training, watcher, writer, mesh, examples, operations)
             except BrokenPipeError:  # who read what this says is gone: stop, as after a signal
                 silence()
+                if not is_alone:
+                    raise
             except Diverged:
                 raise
             except Exception:
+                if not is_alone:  # the others are elsewhere, and would be waited for
+                    raise
                 with contextlib.suppress(Exception), watcher.saving():  # an update that failed has taken the state
                     if not training.unchanged():
                         training.end()
                 raise
             with watcher.saving():
                 sentence = training.end()
+    hosts.barrier("the run is saved")
     print(sentence)
+    return training.step >= run.train.steps
+
+
+def check_one_job(run: Run, data: dict[str, Any]) -> None:
+    """Raises ValueError, naming what, unless all processes of a job have the same config, data, code and packages."""
+    code = {"digest": hosts.code_digest(), **checkpoint.versions()}
+    hosts.check_agreement({"config": run.config, "data": data, "code": code})
 
 
 @dataclasses.dataclass
@@ -173,12 +189,13 @@ def _train(
 
 
 def _updates(training: Training, watcher: Watcher, reporter: "Reporter", examples: pipeline.Examples) -> None:
-    run, mode, rows = training.run, training.mode, rows_here(training.run)
+    run, mode = training.run, training.mode
+    rows = mode.rows(run.data.batch_size)
     batches = pipeline.batches(examples, training.position, run.data.batch_size, rows, run.data.threads)
-    placed_rows = mode.put({"rows": np.arange(run.data.batch_size)[rows]})["rows"]
-    begun = training.step
+    placed_rows = mode.put({"rows": rows})["rows"]
+    begun, is_asked = training.step, hosts.agreed(lambda: watcher.asked)
     reporter.before_first_step()
-    while training.step < run.train.steps and not watcher.asked:
+    while training.step < run.train.steps and not is_asked():
         batch = mode.put(next(batches))
         if training.step == begun:
             reporter.show(begun, doing="compiling")

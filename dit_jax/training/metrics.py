@@ -13,15 +13,20 @@ import jax
 import numpy as np
 from PIL import Image
 
+from dit_jax.parallel import hosts
+
 
 class Writer:
     """Appends scalars to WORKDIR/metrics.jsonl and to TensorBoard event files beside it.
 
     step: where the run goes on from; lines of later steps, and one that a kill has torn, are taken out first, so that
-    no step is there twice.
+    no step is there twice. Of several processes the first one writes, and the others do nothing.
     """
 
     def __init__(self, workdir: Path, step: int = 0):
+        self._writes = hosts.is_first()
+        if not self._writes:
+            return
         with without("torch"):  # which it would import wherever there is one: seconds, for nothing
             from tensorboardX import SummaryWriter
         self._workdir = workdir
@@ -30,6 +35,8 @@ class Writer:
 
     def rewind(self, step: int) -> None:
         """Take out the lines of steps beyond this one."""
+        if not self._writes:
+            return
         file = self._workdir / "metrics.jsonl"
         lines = file.read_text().splitlines(keepends=True) if file.exists() else []
         kept = [line for line in lines if (at := _step_of(line)) is not None and at <= step]
@@ -38,6 +45,8 @@ class Writer:
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
         """One line, written whole; a number that is not finite is null there."""
+        if not self._writes:
+            return
         finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
         line = json.dumps({"step": step, **finite}, allow_nan=False) + "\n"
         with open(self._workdir / "metrics.jsonl", "ab", buffering=0) as lines:
@@ -47,13 +56,15 @@ class Writer:
 
     def picture(self, step: int, name: str, image: np.ndarray | None) -> None:
         """image [height, width, 3] in 0 ... 255: to TensorBoard, and to WORKDIR/NAME_STEP.png."""
-        if image is None:
+        if image is None or not self._writes:
             return
         self._board.add_image(name, image, step, dataformats="HWC")
         Image.fromarray(image).save(self._workdir / f"{name}_{step:07d}.png")
 
     def text(self, step: int, name: str, text: str) -> None:
         """A text: to TensorBoard, and to WORKDIR/NAME_STEP.txt."""
+        if not self._writes:
+            return
         self._board.add_text(name, f"```\n{text}\n```", step)  # as it is, where Markdown would change it
         (self._workdir / f"{name}_{step:07d}.txt").write_text(f"{text}\n", encoding="utf-8")
 
@@ -63,7 +74,8 @@ class Writer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._board.close()
+        if self._writes:
+            self._board.close()
 
 
 def _step_of(line: str) -> int | None:

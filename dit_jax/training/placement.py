@@ -36,9 +36,3 @@ def checked_mesh(run: Run, mesh: AnyMesh) -> list[str]:
         for axis, share in check_division(parameter_shapes(run.model), mesh).items()
         if share
     ]
-
-
-def rows_here(run: Run) -> slice:
-    """The rows of a global batch that this process loads."""
-    share = run.data.batch_size // jax.process_count()
-    return slice(jax.process_index() * share, (jax.process_index() + 1) * share)

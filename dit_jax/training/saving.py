@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
+from dit_jax.parallel import hosts
 from dit_jax.training.checkpoint import (
     ARRAYS,
     ITEMS,
@@ -103,6 +104,8 @@ class Saver:
 
     def _start(self, step: int, arrays: dict[str, Any], meta: dict[str, Any]) -> None:
         self.wait()
+        if hosts.anywhere(self._manager is None):  # after a failure of one process all open another
+            self._close()
         items = {name: ocp.args.StandardSave(tree) for name, tree in arrays.items()}
         try:
             self._manager = self._manager or self._open()
@@ -166,6 +169,7 @@ class Saver:
             if not half_written:
                 break
             time.sleep(0.1)
+        hosts.barrier("checkpoints can be written")
         return ocp.CheckpointManager(directory, item_names=ITEMS)
 
     def _close(self) -> None:

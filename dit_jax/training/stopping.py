@@ -16,9 +16,11 @@ from collections.abc import Callable, Iterator
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 PATIENCE = 3.0  # seconds for the training thread to end its update and save
+TOGETHER = 60.0  # seconds for all processes of a job to come to the step that they stop at
 LAST_RESORT = 4.0  # seconds more for it to let go of the state
 # The watchdog's limit: until the first step, and while a checkpoint is written; at least; in slowest steps so far.
 LONGEST, LEAST, TIMES = 3600.0, 300.0, 50.0
+LEFT = "the newest checkpoint is whole, and the same command goes on from it"
 
 
 class Watcher:
@@ -27,11 +29,21 @@ class Watcher:
 
     save: () -> the sentence that a run ends with; it saves what there is. unchanged: () -> the sentence that it ends
     with where nothing is new since the newest checkpoint, and nothing where something is. watchdog: seconds without a
-    step after which the process ends; -1: a limit of its own, which the slowest step so far decides; 0: none.
+    step after which the process ends; -1: a limit of its own, which the slowest step so far decides; 0: none. status:
+    of a process that the watcher has stopped. is_alone: one of several processes cannot save by itself, and waits for
+    the step that all of them stop at.
     """
 
-    def __init__(self, save: Callable[[], str], watchdog: float = -1, unchanged: Callable[[], str] = lambda: ""):
+    def __init__(
+        self,
+        save: Callable[[], str],
+        watchdog: float = -1,
+        unchanged: Callable[[], str] = lambda: "",
+        status: int = 0,
+        is_alone: bool = True,
+    ):
         self.asked = False
+        self._status, self._is_alone = status, is_alone
         self.updating = threading.Lock()
         self._save, self._unchanged, self._watchdog = save, unchanged, watchdog
         self._last, self._slowest, self._steps = time.monotonic(), 0.0, 0
@@ -57,7 +69,8 @@ class Watcher:
 
     def stop(self) -> None:
         """Ask the training thread to stop; where it does not, the watcher saves and ends the process."""
-        self.asked, self._deadline = True, min(self._deadline, time.monotonic() + PATIENCE)
+        self.asked = True
+        self._deadline = min(self._deadline, time.monotonic() + (PATIENCE if self._is_alone else TOGETHER))
 
     @property
     def limit(self) -> float:
@@ -83,15 +96,17 @@ class Watcher:
 
     def _rescue(self) -> None:
         """Save and end the process, unless the training thread does: it is waiting for data, compiling or drawing."""
+        if not self._is_alone:
+            self._leave(1, f"error: stopped, and the other processes have not come to a step to stop at; {LEFT}")
         if not self.updating.acquire(timeout=LAST_RESORT):
             if self._is_saving:
                 return
             if sentence := self._unchanged():
-                self._leave(0, sentence)
-            self._leave(1, "stopped in the middle of a step that does not end: what is saved is the newest checkpoint")
+                self._leave(self._status, sentence)
+            self._leave(1, f"error: stopped in the middle of a step that does not end; {LEFT}")
         try:
             if not self._over.is_set():
-                self._leave(0, self._save())
+                self._leave(self._status, self._save())
         finally:
             self.updating.release()
 
@@ -101,12 +116,12 @@ class Watcher:
         self._leave(
             1,
             f"error: no step in {seconds:.0f} s, more than train.watchdog = {self.limit:.0f} allows; where each thread "
-            "hangs stands above; the newest checkpoint is whole, and the same command goes on from it",
+            f"hangs stands above; {LEFT}",
         )
 
     def _leave(self, status: int, sentence: str) -> None:
         with contextlib.suppress(OSError, ValueError):
-            print(sentence, file=sys.stderr if status else sys.stdout, flush=True)
+            print(sentence, file=sys.stderr if sentence.startswith("error: ") else sys.stdout, flush=True)
         os._exit(status)
 
     def end(self) -> None:
