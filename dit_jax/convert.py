@@ -26,6 +26,7 @@ from dit_jax.names import choose
 from dit_jax.pretrained import dit, shapes, weights
 from dit_jax.restore import restore_run
 from dit_jax.run import Run
+from dit_jax.schema import Local
 from dit_jax.training.saving import save_weights
 
 
@@ -59,8 +60,8 @@ def main(
     checkpoint: Annotated[
         str, "published weights, or a checkpoint: .pt, .safetensors, or a directory of diffusers with config.json"
     ] = "",
-    workdir: Annotated[str, "the run: written from a checkpoint, or read"] = "",
-    out: Annotated[str, "where a run goes in diffusers' layout"] = "",
+    workdir: Annotated[Local, "the run: written from a checkpoint, or read"] = "",
+    out: Annotated[Local, "where a run goes in diffusers' layout"] = "",
     kind: Annotated[str, f"what the network of a checkpoint learned, {KINDS_TEXT} (default: dit)"] = "",
     entry: Annotated[str, "which of several networks in a checkpoint: ema, model ... (default: averaged weights)"] = "",
     heads: Annotated[int, "of attention, where width and depth are of no published size"] = 0,

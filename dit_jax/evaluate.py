@@ -33,7 +33,7 @@ from dit_jax.restore import restore_run
 from dit_jax.run import Run, SampleOptions
 from dit_jax.sampling.draw import check_drawn, draw, gather
 from dit_jax.sampling.plan import check_guidance
-from dit_jax.schema import Range, checked
+from dit_jax.schema import Local, Range, checked
 from dit_jax.streams import label
 
 Row = dict[str, Any]
@@ -45,7 +45,7 @@ Measure = Callable[[dict[str, Judge], Sample, np.ndarray | None, Part], Scores]
 
 
 def main(
-    workdir: Annotated[str, "a directory that train.py has written"] = "runs/digits",
+    workdir: Annotated[Local, "a directory that train.py has written"] = "runs/digits",
     guidance: Annotated[tuple, "a score for each of these scales; 1 is none"] = ("1.0", "1.5"),
     num: Annotated[int, "samples for each score, the classes in turn"] = 1000,
     step: Annotated[int, "the checkpoint to score; -1 is the newest"] = -1,

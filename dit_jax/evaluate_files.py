@@ -21,17 +21,17 @@ from dit_jax.evaluation.pictures import Pictures, alike, open_pictures
 from dit_jax.evaluation.protocol import line_of, protocol_of
 from dit_jax.evaluation.scores import FEWEST, scored, warnings
 from dit_jax.progress import progress
-from dit_jax.schema import Range, checks
+from dit_jax.schema import Local, Range, checks
 
 
 @checks
 def main(
-    samples: Annotated[str, "an .npz file, or a folder of images, to score"] = "",
-    reference: Annotated[str, "an .npz file, or a folder of images, of real ones"] = "",
-    inception: Annotated[str, "weights of FID's InceptionV3, pt_inception-2015-12-05-6726825d.pth"] = "",
+    samples: Annotated[Local, "an .npz file, or a folder of images, to score"] = "",
+    reference: Annotated[Local, "an .npz file, or a folder of images, of real ones"] = "",
+    inception: Annotated[Local, "weights of FID's InceptionV3, pt_inception-2015-12-05-6726825d.pth"] = "",
     rounds: Annotated[int, Range(at_least=0, at_most=10_000), "halves for the interval; 0 for none"] = 20,
     batch: Annotated[int, Range(at_least=1, at_most=2**20), "pictures that a network looks at at once"] = 64,
-    out: Annotated[str, "where NAME.json goes"] = "evaluations",
+    out: Annotated[Local, "where NAME.json goes"] = "evaluations",
 ) -> None:
     """Score pictures against others; see the module."""
     if not (samples and reference):

@@ -30,7 +30,7 @@ from dit_jax.network.layout import token_counts
 from dit_jax.restore import restore_run
 from dit_jax.run import Count, Run
 from dit_jax.sampling.sheet import sheet
-from dit_jax.schema import Range, checked
+from dit_jax.schema import Local, Range, checked
 
 MOST = 4000  # training examples that the optimum and probes know
 BASIS = 8  # directions
@@ -167,8 +167,8 @@ PANELS: list[Draw] = [lens, ablation, optimum, massive_activations, attention, b
 
 
 def main(
-    workdir: Annotated[str, "a directory that train.py has written"] = "runs/digits",
-    out: Annotated[str, "a directory for the page; default: WORKDIR/inside"] = "",
+    workdir: Annotated[Local, "a directory that train.py has written"] = "runs/digits",
+    out: Annotated[Local, "a directory for the page; default: WORKDIR/inside"] = "",
     num: Annotated[int, "held-out examples to look at"] = 64,
     levels: Annotated[tuple, "noise levels to look at, above 0"] = ("0.1", "0.3", "0.5", "0.7", "0.9"),
     step: Annotated[int, "the checkpoint; -1 is the newest"] = -1,

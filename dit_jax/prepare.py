@@ -26,13 +26,14 @@ from dit_jax.parallel import hosts
 from dit_jax.parallel.mesh import AXES, BATCH
 from dit_jax.pretrained.vae import fingerprint, load
 from dit_jax.progress import progress
+from dit_jax.schema import Local
 
 
 def main(
     name: str,
-    data_dir: Annotated[str, "where data sets live"] = DATA_DIR,
-    source: Annotated[str, "a folder with one subfolder of images a class, to encode as latents"] = "",
-    vae: Annotated[str, "safetensors of a Stable Diffusion VAE, as in diffusers, to encode them with"] = "",
+    data_dir: Annotated[Local, "where data sets live"] = DATA_DIR,
+    source: Annotated[Local, "a folder with one subfolder of images a class, to encode as latents"] = "",
+    vae: Annotated[Local, "safetensors of a Stable Diffusion VAE, as in diffusers, to encode them with"] = "",
     split: Annotated[str, "which split these images are (default: train)"] = "",
     size: Annotated[int, "height and width to crop them to (default: 256)"] = 0,
     batch: Annotated[int, "images that a process encodes at once (default: 32 for each device)"] = 0,

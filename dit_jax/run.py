@@ -19,7 +19,7 @@ from dit_jax.names import ConfigError
 from dit_jax.network.dit import DiT
 from dit_jax.parallel.mesh import AXES
 from dit_jax.parallel.modes import MODES
-from dit_jax.schema import EACH, Range, check_fields
+from dit_jax.schema import EACH, Local, Range, check_fields
 from dit_jax.training.optimizer import Optimizer
 
 Count = Annotated[int, Range(at_least=1)]
@@ -32,8 +32,8 @@ class DataOptions:
     """The data section: a data set by name (see data/sources.py), and the examples of an update, over all devices and
     micro-batches."""
 
-    name: str = "digits"
-    dir: str = DATA_DIR
+    name: Local = "digits"
+    dir: Local = DATA_DIR
     batch_size: Batch = 64
     holdout: Annotated[float, Range(at_least=0, below=1)] = 0.0  # share of a folder's images that is not trained on
     augment: Annotated[str, AUGMENTATIONS] = "none"
@@ -59,7 +59,7 @@ class TrainOptions:
     patience: Count = 50  # skipped updates in a row, after which training ends
     spike: Annotated[float, Range(at_least=0)] = 0.0  # standard deviations of a gradient norm that is skipped; 0: none
     rollback: Annotated[int, Range(at_least=0)] = 0  # times that training goes back to a checkpoint when it diverges
-    init: str = ""  # a workdir or a file of published weights, whose weights step 0 has
+    init: Local = ""  # a workdir or a file of published weights, whose weights step 0 has
     freeze: str = ""  # a regular expression: parameters whose path has it are not trained
     watchdog: Annotated[float, Range(at_least=-1)] = -1.0  # seconds without a step; -1: of itself, 0: no limit
     stopped_status: Annotated[int, Range(at_least=0, at_most=255)] = 0  # of a process that a signal stops
@@ -115,7 +115,7 @@ class SampleOptions:
     interval: Annotated[tuple[float, float], "LOW,HIGH: the noise levels at which guidance acts"] = (0.0, 1.0)
     combine: Annotated[str, COMBINE, "how guidance combines two predictions"] = "linear"
     channels: Annotated[int, Range(at_least=0), "how many channels are guided; 0 is all"] = 0
-    weak: Annotated[str, "WORKDIR of a worse run, for autoguidance"] = ""
+    weak: Annotated[Local, "WORKDIR of a worse run, for autoguidance"] = ""
     steps: Annotated[Count, "solver steps; of text in blocks, steps of each block"] = 25
     solver: Annotated[str, SOLVERS, "how to move from level to level"] = "2m"
     reveal: Annotated[str, REVEALS, "which hidden tokens a step shows"] = "ancestral"

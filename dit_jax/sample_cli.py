@@ -48,6 +48,7 @@ from dit_jax.sampling.plan import Plan, check_all_given, make_plan
 from dit_jax.sampling.protocol import check_writable, claim, digest
 from dit_jax.sampling.shards import first_samples, merge, missing
 from dit_jax.sampling.sheet import texts, title_of
+from dit_jax.schema import Local
 
 # Options that decide nothing of sample i: where it is drawn, how many others are, and what training does.
 FREE = ("every", "num", "batch")
@@ -57,10 +58,10 @@ Sample = dict[str, np.ndarray]
 
 
 def main(
-    workdir: Annotated[str, "a directory that train.py has written"] = "runs/digits",
-    out: Annotated[str, "where samples.png and samples.npz go"] = "samples",
+    workdir: Annotated[Local, "a directory that train.py has written"] = "runs/digits",
+    out: Annotated[Local, "where samples.png and samples.npz go"] = "samples",
     fsdp: Annotated[int, "devices that share one copy of the parameters"] = 1,
-    vae: Annotated[str, "safetensors of the VAE that the run's latents are of: pictures are decoded"] = "",
+    vae: Annotated[Local, "safetensors of the VAE that the run's latents are of: pictures are decoded"] = "",
     step: Annotated[int, "the checkpoint to draw from; -1 is the newest"] = -1,
     interpolate: Annotated[str, "A,B: from one to the other of two seeds, or of two image files"] = "",
     overwrite: Annotated[bool, "replace what --out has of another protocol"] = False,

@@ -8,6 +8,7 @@ The annotation of an argument says what may stand there: a type and, by `typing.
     schedule: Annotated[Schedule, SCHEDULES] = rectified    # a row of a table, or its name
     num: Annotated[int, Range(at_least=1), "how many samples"] = 64     # with a line for --help
     given: Annotated[tuple, EACH, "STREAM=VALUE"] = ()      # a flag that may be given several times
+    out: Annotated[Local, "where files go"] = "samples"     # a path of this machine
 """
 
 import ast
@@ -30,6 +31,8 @@ Row = TypeVar("Row")
 P = ParamSpec("P")
 
 EACH = object()  # of a tuple: each of its values is a flag of its own
+LOCAL = object()  # of a text: a path that this machine can open, or a name
+Local = Annotated[str, LOCAL]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -216,9 +219,14 @@ def _typed_tuple(values: Iterable, wanted: tuple, path: str, about: str) -> tupl
 def checked(value: Any, annotation: Any, key: str) -> Any:
     """The value of an option, if its annotation allows it; where a row of a table is meant, the row of a name.
 
-    Raises ConfigError for a number that is out of range, and for a name of no row.
+    Raises ConfigError for a number that is out of range, for a name of no row, and for a path such as gs://BUCKET,
+    which would be a folder of that name here.
     """
     for note in notes(annotation):
+        if note is LOCAL and isinstance(value, str) and "://" in value:
+            raise ConfigError(
+                f"{key} = {value} is no path of this machine: mount it, as gcsfuse does buckets, and say where that is"
+            )
         if isinstance(note, Range) and isinstance(value, int | float) and value not in note:
             raise ConfigError(f"{key} = {value} should be {note}")
         if isinstance(note, Mapping) and isinstance(value, str):

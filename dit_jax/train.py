@@ -33,13 +33,14 @@ from dit_jax.planning.estimate import estimate
 from dit_jax.pretrained import weights
 from dit_jax.restore import restore_run
 from dit_jax.run import Run
+from dit_jax.schema import Local
 from dit_jax.training.loop import train
 from dit_jax.training.placement import placement
 
 
 def main(
     config: Annotated[Any, define_flag],
-    workdir: Annotated[str, "where checkpoints, metrics and samples go"] = "runs/digits",
+    workdir: Annotated[Local, "where checkpoints, metrics and samples go"] = "runs/digits",
     dry_run: Annotated[bool, "print the config, the mesh, and what each device has to hold and do; and stop"] = False,
     distributed: Annotated[str, hosts.FLAG] = "",
 ) -> None:

@@ -10,7 +10,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from dit_jax.command import BUG, mistake
+from dit_jax import convert, evaluate, evaluate_files, inspect, prepare, sample_cli, train
+from dit_jax.command import BUG, mistake, parse
+from dit_jax.names import ConfigError
+from dit_jax.schema import LOCAL, notes, parameters
 
 ROOT = Path(__file__).parent.parent
 
@@ -252,3 +255,16 @@ def test_help_has_a_line_for_every_flag_and_runs_nothing(script):
 def test_every_command_starts_here(command, line):
     done = subprocess.run([sys.executable, *command, "--help"], cwd=ROOT, capture_output=True, text=True, check=True)
     assert line in done.stdout
+
+
+MAINS = (train.main, sample_cli.main, evaluate.main, evaluate_files.main, inspect.main, prepare.main, convert.main)
+PATHS = [(main, name) for main in MAINS for name, p in parameters(main).items() if LOCAL in notes(p.annotation)]
+
+
+@pytest.mark.parametrize(("main", "name"), [*PATHS, (sample_cli.main, "weak")])
+def test_a_path_that_this_machine_cannot_open_is_refused_by_its_flag(main, name):
+    """Or gs://bucket/run would be a folder gs: here, on every host one of its own."""
+    words = ["x"] if main is prepare.main else []
+    with pytest.raises(ConfigError, match=f"--{name} = gs://bucket/run is no path of this machine: mount it"):
+        parse(main, [*words, f"--{name}=gs://bucket/run"])
+    assert {"workdir", "out", "vae", "source", "data_dir", "samples", "reference"} <= {name for _, name in PATHS}
