@@ -14,6 +14,7 @@ sample in dit_jax/run.py.
 """
 
 import json
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,21 +43,30 @@ def main(
     config: Annotated[Any, define_flag],
     workdir: Annotated[Local, "where checkpoints, metrics and samples go"] = "runs/digits",
     dry_run: Annotated[bool, "print the config, the mesh, and what each device has to hold and do; and stop"] = False,
+    profile: Annotated[str, "START:STOP: trace these updates by JAX's profiler, into WORKDIR/profile"] = "",
     distributed: Annotated[str, hosts.FLAG] = "",
 ) -> None:
     """Train the run of a config in its directory; what is wrong with it is said before anything compiles."""
-    run = build(config)
+    run, traced = build(config), steps_of(profile)
     hosts.join(distributed)
     if dry_run:
         print(*summary(run), sep="\n")
         return
     try:
-        is_finished = train(run, Path(workdir), initial_weights(run))
+        is_finished = train(run, Path(workdir), initial_weights(run), traced)
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         raise MemoryError(f"an update does not fit: {needs(run)}; python -m dit_jax.plan says what would") from error
     sys.exit(0 if is_finished else run.train.stopped_status)
+
+
+def steps_of(profile: str) -> range:
+    """'100:110' -> the ten updates after the first hundred; none for ''. Raises ValueError for anything else."""
+    words = re.fullmatch(r"(\d+):(\d+)", profile or "0:0")
+    if words is None or int(words[1]) > int(words[2]) or (profile and words[1] == words[2]):
+        raise ValueError(f"--profile={profile} should be START:STOP, such as 100:110 for ten updates after a hundred")
+    return range(int(words[1]), int(words[2]))
 
 
 def summary(run: Run) -> Iterator[str]:

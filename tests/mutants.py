@@ -93,7 +93,7 @@ TABLE: dict[str, list[tuple[str, str, str]]] = {
         ("plain(training.state).ema, self.mesh", "plain(training.state).params, self.mesh", "wiring"),
         ("run.train.seed, apart)", "run.train.seed)", "old_checkpoints"),
         ('domain(key, "init"), domain(key, "train")', "jax.random.split(key)", "keys"),
-        ("with self.meter.paused():\n            drawn", "if True:\n            drawn", "loop"),
+        ('with self.meter.paused("drawing"):\n            drawn', "if True:\n            drawn", "loop"),
         ("meter.in_a_row >= run.train.patience", "False", "divergence"),
         ('{"data_position": self.position}', "{}", "divergence"),
         ("writer.rewind(training.step)", "pass", "divergence"),

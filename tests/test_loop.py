@@ -102,17 +102,36 @@ def test_a_picture_is_of_the_average_at_its_step(trained, alone):
     assert np.any(drawn(6, "params") != seen) and np.any(drawn(7, "ema") != seen)
 
 
+@pytest.mark.parametrize("profile", [range(2, 4), range(5, 9)])
+def test_a_trace_is_of_the_updates_that_are_named_and_changes_none(
+    profile, alone, trained, tmp_path, monkeypatch, capsys
+):
+    """Also of fewer, where the run ends before."""
+    calls: list = []
+    update = loop.Training.save  # which happens after updates 2, 4 and 6
+    for name in ("start_trace", "stop_trace"):
+        monkeypatch.setattr(jax.profiler, name, lambda *of, name=name: calls.append(name))
+    monkeypatch.setattr(loop.Training, "save", lambda self: calls.append(self.step) or update(self))
+    train(small(), tmp_path, profile=profile)
+    assert (
+        calls
+        == {2: [2, "start_trace", 4, "stop_trace", 6, 7], 5: [2, 4, "start_trace", 6, "stop_trace", 7]}[profile[0]]
+    )
+    assert (f"the trace of steps 2 ... 4 is in {tmp_path / 'profile'}" in capsys.readouterr().out) == (profile[0] == 2)
+    jax.tree.map(np.testing.assert_array_equal, *(arrays(workdir, 7, "params") for workdir in (trained, tmp_path)))
+
+
 def test_pictures_are_drawn_by_one_program_while_training_pauses(alone, monkeypatch, tmp_path):
     """Whose time belongs to no rate (see test_metrics)."""
     paused, traced = [], []
     pause, spaced = loop.Meter.paused, grids.level_rows
 
     @contextlib.contextmanager
-    def recorded(meter):
-        with pause(meter):
-            paused.append(True)
+    def recorded(meter, what):
+        with pause(meter, what):
+            paused.extend([True] * (what == "drawing"))
             yield
-            paused.append(False)
+            paused.extend([False] * (what == "drawing"))
 
     def drawn(*arguments):
         assert paused[-1]

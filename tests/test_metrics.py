@@ -5,6 +5,7 @@ import io
 import json
 import struct
 import sys
+import types
 
 import jax
 import numpy as np
@@ -96,7 +97,7 @@ def test_a_pause_belongs_to_no_rate_and_the_updates_that_it_waits_for_do(monkeyp
 
     monkeypatch.setattr(jax, "block_until_ready", computed)
     for seconds in (60, 600):
-        with meter.paused():
+        with meter.paused("drawing"):
             clock.now += seconds
     assert meter.means()["steps_per_second"] == 1 / 8
     clock.now += 2
@@ -107,13 +108,43 @@ def test_a_pause_belongs_to_no_rate_and_the_updates_that_it_waits_for_do(monkeyp
 def test_a_pause_before_the_first_update_begins_no_time(monkeypatch):
     """As where samples are drawn before it: the first update compiles all the same."""
     clock, meter = Clock(monkeypatch), Meter(batch_size=6, flops=100, peak=None)
-    with meter.paused():
+    with meter.paused("drawing"):
         clock.now += 3600
     meter.add(update())
     clock.now += 2
     meter.add(update())
     values = meter.means()
     assert (values["seconds"], values["steps_per_second"]) == (2, 0.5)
+
+
+def test_what_keeps_devices_from_training_is_told_by_its_seconds_and_as_a_share_of_all_time(monkeypatch):
+    clock, meter = Clock(monkeypatch), Meter(batch_size=6, flops=100, peak=None)
+    with meter.waiting("reading"):
+        clock.now += 2
+    clock.now += 38  # it compiles
+    meter.add(update())
+    for _ in range(2):
+        with meter.waiting("reading"):
+            clock.now += 1
+        clock.now += 9
+        meter.add(update())
+    with meter.paused("drawing"):
+        clock.now += 20
+    values = meter.means()
+    told = {name: value for name, value in values.items() if name.startswith("seconds_")}
+    assert told == {"seconds_reading": 4, "seconds_compiling": 38, "seconds_drawing": 20}
+    assert values["goodput"] == pytest.approx(18 / 80) and values["steps_per_second"] == 2 / 20
+    clock.now += 20
+    meter.add(update())
+    values = meter.means()
+    assert values["goodput"] == pytest.approx(38 / 100) and not any(name.startswith("seconds_") for name in values)
+
+
+def test_memory_is_told_where_a_device_tells_it(monkeypatch):
+    device = types.SimpleNamespace(memory_stats=lambda: {"bytes_in_use": 2**30, "peak_bytes_in_use": 3 * 2**29})
+    for stats, told in ((device, {"memory_gib": 1, "memory_peak_gib": 1.5}), (jax.devices()[0], {})):
+        monkeypatch.setattr(jax, "local_devices", lambda stats=stats: [stats])
+        assert metrics.memory() == told
 
 
 def test_a_share_of_the_peak_is_told_only_where_the_peak_is_known(monkeypatch):

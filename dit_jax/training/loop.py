@@ -29,7 +29,7 @@ from dit_jax.training.flops import flops, peak
 from dit_jax.training.held_out import HeldOut, held_out_loss
 from dit_jax.training.initial import fitted, trainable
 from dit_jax.training.lock import locked
-from dit_jax.training.metrics import Meter, Writer, write_json
+from dit_jax.training.metrics import Meter, Writer, memory, profiled, write_json
 from dit_jax.training.optimizer import updates_made
 from dit_jax.training.placement import placement
 from dit_jax.training.saving import NotFiniteError, Saver
@@ -43,7 +43,7 @@ class Diverged(ValueError):
     """Training whose losses or gradients are not finite any more."""
 
 
-def train(run: Run, workdir: Path, initial: Any = None) -> bool:
+def train(run: Run, workdir: Path, initial: Any = None, profile: range = range(0)) -> bool:
     """Train a run in its directory, from its newest checkpoint if there is one, to run.train.steps updates; whether it
     came to its end. Every process of a job calls this, with a directory that all of them see.
 
@@ -65,6 +65,7 @@ def train(run: Run, workdir: Path, initial: Any = None) -> bool:
     workdir.mkdir(parents=True, exist_ok=True)
     with locked(workdir), Saver(workdir, run.checkpoint.keep) as saver:
         training = begin(run, mode, saver, workdir, data, initial)
+        training.profile = profile
         operations = flops(run)
         if hosts.is_first():
             write_json(workdir / "config.json", run.config)
@@ -105,7 +106,7 @@ def check_one_job(run: Run, data: dict[str, Any]) -> None:
 class Training:
     """A run under way. step: updates done, skipped ones too; position: of the next batch in the data, which is another
     number after a rollback; saved: the step of the newest checkpoint, -1 for none. about: what checkpoints say beside
-    their arrays."""
+    their arrays. profile: the updates that are traced."""
 
     run: Run
     mode: Mode
@@ -117,6 +118,7 @@ class Training:
     position: int
     state: State
     saved: int
+    profile: range = range(0)
 
     def save(self) -> None:
         """Write a checkpoint in the background. Raises Diverged for a state that is not finite."""
@@ -178,7 +180,8 @@ def _train(
             meter = Meter(run.data.batch_size, operations, peak(mesh))
             reporter = Reporter(training, meter, writer, show, mesh, held_out)
             try:
-                return _updates(training, watcher, reporter, examples)
+                with profiled(training.profile, training.workdir / "profile") as trace:
+                    return _updates(training, watcher, reporter, examples, trace)
             except Diverged as error:
                 training.saver.wait()
                 if not rollbacks_left or training.saver.newest is None:
@@ -188,7 +191,13 @@ def _train(
                 print(f"{error}: goes on from step {training.step}, past the batches before {training.position}")
 
 
-def _updates(training: Training, watcher: Watcher, reporter: "Reporter", examples: pipeline.Examples) -> None:
+def _updates(
+    training: Training,
+    watcher: Watcher,
+    reporter: "Reporter",
+    examples: pipeline.Examples,
+    trace: Callable[[int, Any], None],
+) -> None:
     run, mode = training.run, training.mode
     rows = mode.rows(run.data.batch_size)
     batches = pipeline.batches(examples, training.position, run.data.batch_size, rows, run.data.threads)
@@ -196,14 +205,17 @@ def _updates(training: Training, watcher: Watcher, reporter: "Reporter", example
     begun, is_asked = training.step, hosts.agreed(lambda: watcher.asked)
     reporter.before_first_step()
     while training.step < run.train.steps and not is_asked():
-        batch = mode.put(next(batches))
+        with reporter.meter.waiting("reading"):
+            batch = mode.put(next(batches))
         if training.step == begun:
             reporter.show(begun, doing="compiling")
+        trace(training.step, training.state)
         with watcher.updating:
             training.state, metrics = training.update(training.state, batch, placed_rows)
             training.step, training.position = training.step + 1, training.position + 1
         watcher.step()
         reporter.after_step(metrics, watcher)
+    trace(training.step, training.state)
 
 
 def roll_back(training: Training) -> None:
@@ -252,14 +264,14 @@ class Reporter:
         if step % run.checkpoint.every == 0 and not is_last:
             self.meter.fetch()
             self.check(at_save=True)
-            with watcher.saving():
+            with self.meter.paused("saving"), watcher.saving():
                 training.save()
 
     def picture(self) -> None:
         """What the averaged parameters draw: a contact sheet, and the texts, of which the first is printed."""
         training, run, step = self.training, self.training.run, self.training.step
         self.show(step, doing="drawing")
-        with self.meter.paused():
+        with self.meter.paused("drawing"):
             drawn = gather(draw(run, training.mode.plain(training.state).ema, self.mesh, run.sample))
             page = sheet(run.streams, drawn, title_of(training.workdir, step, run.sample))
             self.writer.picture(step, PICTURES, page)
@@ -274,9 +286,9 @@ class Reporter:
         values["learning_rate"] = float(run.optimizer.learning_rate(max(updates_made(training.state.opt) - 1, 0)))
         values["examples"] = float(training.position * run.data.batch_size)
         if self.held_out is not None:
-            with self.meter.paused():
+            with self.meter.paused("held_out"):
                 values |= self.held_out(training.mode.plain(training.state).ema)
-        self.writer.scalars(training.step, values)
+        self.writer.scalars(training.step, values | memory())
         shown = {"loss": "loss", "examples_per_second": "examples/s"}
         self.show(training.step, **{shown[name]: value for name, value in values.items() if name in shown})
         self.check()

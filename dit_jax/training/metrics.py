@@ -5,9 +5,10 @@ import json
 import math
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import jax
 import numpy as np
@@ -78,6 +79,37 @@ class Writer:
             self._board.close()
 
 
+def memory() -> dict[str, float]:
+    """GiB that the first device here has in use, and had at most, where it says so."""
+    stats = jax.local_devices()[0].memory_stats() or {}
+    names = {"bytes_in_use": "memory_gib", "peak_bytes_in_use": "memory_peak_gib"}
+    return {name: stats[key] / 2**30 for key, name in names.items() if key in stats}
+
+
+@contextlib.contextmanager
+def profiled(steps: range, folder: Path) -> Iterator[Callable[[int, Any], None]]:
+    """A trace of some updates, by JAX's profiler, which Perfetto and TensorBoard show; yields at(step, state), to be
+    called before each update with how many there have been, and what the devices are still computing."""
+    is_on = False
+
+    def at(step: int, state: Any) -> None:
+        nonlocal is_on
+        if is_on and step >= steps.stop:
+            jax.block_until_ready(state)
+            jax.profiler.stop_trace()
+            is_on = False
+            print(f"the trace of steps {steps.start} ... {steps.stop} is in {folder}")
+        elif step in steps and not is_on and hosts.is_first():
+            jax.profiler.start_trace(str(folder))
+            is_on = True
+
+    try:
+        yield at
+    finally:
+        if is_on:
+            jax.profiler.stop_trace()
+
+
 def _step_of(line: str) -> int | None:
     """The step of a line of metrics.jsonl; None for one that is not whole."""
     try:
@@ -123,6 +155,8 @@ class Meter:
         self._fetched: list[dict] = []
         self._steps: list[int] = []
         self._untimed, self._since = 0, 0.0
+        self._begun, self._lost = time.monotonic(), 0.0
+        self._spent: dict[str, float] = {}
         self.skipped: list[int] = []
         self.in_a_row = 0
 
@@ -130,17 +164,30 @@ class Meter:
         if not self._since:  # the first update of a process compiles: it belongs to no rate
             jax.block_until_ready(metrics)
             self._untimed, self._since = 1, time.monotonic()
+            self._spend("compiling", self._since - self._begun - self._lost)
         self._pending.append(metrics)
         self._steps.append(step)
 
     @contextlib.contextmanager
-    def paused(self) -> Iterator[None]:
-        """What is done in here, such as drawing samples, is no training: the rates leave its time out."""
-        jax.block_until_ready(self._pending)
+    def waiting(self, what: str) -> Iterator[None]:
+        """What is waited for in here, such as data, keeps devices from training: `means` has its seconds."""
         begin = time.monotonic()
         yield
+        self._spend(what, time.monotonic() - begin)
+
+    @contextlib.contextmanager
+    def paused(self, what: str) -> Iterator[None]:
+        """What is done in here, such as drawing, is no training: besides, the rates leave its time out."""
+        jax.block_until_ready(self._pending)
+        begin = time.monotonic()
+        with self.waiting(what):
+            yield
         if self._since:  # else the first update is still to come, which begins the time
             self._since += time.monotonic() - begin
+
+    def _spend(self, what: str, seconds: float) -> None:
+        self._spent[what] = self._spent.get(what, 0.0) + seconds
+        self._lost += seconds
 
     def fetch(self) -> None:
         """Wait for the updates so far, and count the skipped ones."""
@@ -153,7 +200,8 @@ class Meter:
 
     def means(self) -> dict[str, float]:
         """Means since the last call, of the updates that were made: losses, rates, and losses by level as
-        `loss/STREAM/t0.3-0.4`; `skipped`, how many were not."""
+        `loss/STREAM/t0.3-0.4`; `skipped`, how many were not; `seconds_WHAT` of what kept devices from training, and
+        `goodput`, the share of all time so far that is left."""
         self.fetch()
         fetched, self._fetched = self._fetched, []
         seconds, self._since = time.monotonic() - self._since, time.monotonic()
@@ -162,6 +210,9 @@ class Meter:
         values = {name: float(np.mean([m[name] for m in made or fetched])) for name in ("loss", "grad_norm")}
         values["skipped"] = float(len(fetched) - len(made))
         values["seconds"] = seconds
+        values |= {f"seconds_{what}": spent for what, spent in self._spent.items()}
+        values["goodput"] = 1 - self._lost / max(time.monotonic() - self._begun, 1e-9)
+        self._spent = {}
         if timed:
             values["steps_per_second"] = timed / seconds
             values["examples_per_second"] = timed / seconds * self._batch_size
