@@ -59,6 +59,7 @@ def run_command(main: Callable[..., None], defaults: Sequence[str] = (), rewrite
     logging.set_verbosity(logging.WARNING)
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # media/image.py refuses what it is about
     try:
+        check_cache(os.environ.get("JAX_COMPILATION_CACHE_DIR", ""))
         main(**parse(main, sys.argv[1:], defaults, rewrite))
     except KeyboardInterrupt:
         sys.exit(130)
@@ -70,6 +71,20 @@ def run_command(main: Callable[..., None], defaults: Sequence[str] = (), rewrite
             traceback.print_exc()
             sys.exit(BUG)
         sys.exit(f"error: {sentence}")
+
+
+def check_cache(folder: str) -> None:
+    """Make the folder where JAX keeps what it has compiled, for this user alone. Raises ValueError for one that others
+    can write to: it holds programs, which this process would run."""
+    if not folder or "://" in folder:
+        return
+    Path(folder).mkdir(0o700, parents=True, exist_ok=True)
+    about = os.stat(folder)
+    if about.st_mode & 0o022 or about.st_uid not in (os.getuid(), 0):
+        raise ValueError(
+            f"JAX_COMPILATION_CACHE_DIR={folder} can be written to by others, whose programs would run here: chmod 700 "
+            "it, or choose another"
+        )
 
 
 def mistake(error: Exception) -> str | None:

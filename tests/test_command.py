@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from dit_jax import convert, evaluate, evaluate_files, inspect, prepare, sample_cli, train
-from dit_jax.command import BUG, mistake, parse
+from dit_jax.command import BUG, check_cache, mistake, parse
 from dit_jax.names import ConfigError
 from dit_jax.schema import LOCAL, notes, parameters
 
@@ -268,3 +268,21 @@ def test_a_path_that_this_machine_cannot_open_is_refused_by_its_flag(main, name)
     with pytest.raises(ConfigError, match=f"--{name} = gs://bucket/run is no path of this machine: mount it"):
         parse(main, [*words, f"--{name}=gs://bucket/run"])
     assert {"workdir", "out", "vae", "source", "data_dir", "samples", "reference"} <= {name for _, name in PATHS}
+
+
+def test_what_is_compiled_is_kept_where_nobody_else_can_write(tmp_path):
+    """The folder is made for the user alone; one that others can write to holds whose programs?"""
+    check_cache("")
+    check_cache("gs://bucket/compiled")
+    folder = tmp_path / "compiled" / "here"
+    check_cache(str(folder))
+    check_cache(str(folder))
+    assert folder.stat().st_mode & 0o777 == 0o700
+    for mode in (0o777, 0o770, 0o702):
+        folder.chmod(mode)
+        with pytest.raises(
+            ValueError, match=r"JAX_COMPILATION_CACHE_DIR=.*/here can be written to by others.* chmod 700"
+        ):
+            check_cache(str(folder))
+    folder.chmod(0o755)
+    check_cache(str(folder))
