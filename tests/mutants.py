@@ -305,7 +305,7 @@ TABLE: dict[str, list[tuple[str, str, str]]] = {
         ("fold(keys, stream_id(name))", "keys", "objective updates"),
         ("if s.process.in_data and not s.past_of", "if not s.past_of", "meanflow wiring"),
         ("stream.process.check(x[name], masks)", "stream.process.check(x[name], True)", "sampler objective"),
-        ("if len(array) != count:", "if False:", "calls"),
+        ("if array.shape[0] != count:", "if False:", "calls"),
         ("if not jnp.issubdtype(array.dtype, kind):", "if False:", "calls"),
         ("if not masks and stream.most < math.inf", "if False and stream.most < math.inf", "calls"),
         ("or tokens % max(math.prod(shape[1:]), 1)", "", "calls"),

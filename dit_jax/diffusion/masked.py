@@ -86,11 +86,11 @@ class Masked(Process):
 
     def time_input(self, t: Array) -> Array:
         """Nothing: the hidden tokens say it themselves, so that a prompt is as good as any other visible token."""
-        return jnp.zeros(len(t), t.dtype)
+        return jnp.zeros(t.shape[0], t.dtype)
 
     def prior(self, keys: Array, shape: tuple[int, ...]) -> Array:
         """The stream at t = 1, all hidden: keys [B] -> [B, *shape]."""
-        return jnp.full((len(keys), *shape), self.vocabulary, self.dtype)
+        return jnp.full((keys.shape[0], *shape), self.vocabulary, self.dtype)
 
     def corrupt(self, keys: Array, x: Array, t: Array) -> tuple[Array, Array]:
         """x [B, ...] at levels t -> (z, target): the tokens with some hidden, and the hidden ones."""
@@ -121,7 +121,7 @@ class Masked(Process):
         log_p = jax.nn.log_softmax(logits.astype(jnp.float32))
         nll = -jnp.take_along_axis(log_p, jnp.maximum(target, 0)[..., None], axis=-1)[..., 0]
         weight = hidden / jnp.maximum(align(t, target), 1e-6)
-        return jnp.mean((weight * nll).reshape(len(target), -1), axis=1)
+        return jnp.mean((weight * nll).reshape(target.shape[0], -1), axis=1)
 
     def step(self, keys: Array, z: Array, logits: Array, t: Array, s: Array) -> Array:
         """From level t down to s: tokens that become visible are drawn from the logits, others stay as they are."""

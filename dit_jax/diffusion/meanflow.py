@@ -33,7 +33,7 @@ class Span(Process):
     in_data = False
 
     def prior(self, keys: Array, shape: tuple[int, ...]) -> Array:
-        return jnp.zeros((len(keys), *shape), self.dtype)
+        return jnp.zeros((keys.shape[0], *shape), self.dtype)
 
     def corrupt(self, keys: Array, x: Array, t: Array) -> tuple[Array, Array]:
         return x, x
@@ -89,7 +89,7 @@ def meanflow() -> Solver:
 
     def step(predict: Predict, processes: Processes, keys: Array, x: Arrays, t: Levels, s: Levels) -> Arrays:
         flows = continuous(processes)
-        drops = [(t[name] - s[name]).reshape(len(keys), -1) for name in flows]
+        drops = [(t[name] - s[name]).reshape(keys.shape[0], -1) for name in flows]
         span = jnp.max(jnp.concatenate(drops, axis=1), axis=1)
         predictions = predict({**x, SPAN: span}, t)
         moved = step_discrete(processes, keys, x, predictions, t, s)

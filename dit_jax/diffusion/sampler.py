@@ -123,9 +123,9 @@ def check_count(num: int | None, rows: Any) -> int:
     if rows is None:
         return check_whole(num, "num")
     indices = rows if hasattr(rows, "dtype") else np.asarray(rows)
-    if indices.ndim != 1 or not len(indices) or not jnp.issubdtype(indices.dtype, jnp.integer):
+    if indices.ndim != 1 or indices.shape[0] == 0 or not jnp.issubdtype(indices.dtype, jnp.integer):
         raise ValueError(f"rows should be whole numbers, [num], and are {indices.dtype} of shape {indices.shape}")
-    return len(indices)
+    return indices.shape[0]
 
 
 def check_numbers(steps: Any, shift: Any) -> None:
@@ -218,7 +218,7 @@ def scan_steps(
     visible = {name: ~process.is_mask(start[name]) for name, process in discrete.items() if name in start}
 
     def at(levels: dict[str, Array]) -> Levels:
-        return {name: jnp.broadcast_to(level, (len(keys), *level.shape)) for name, level in levels.items()}
+        return {name: jnp.broadcast_to(level, (keys.shape[0], *level.shape)) for name, level in levels.items()}
 
     def step(carry: tuple, scanned: tuple) -> tuple[tuple, None]:
         (x, state, carried), (i, t, s) = carry, scanned

@@ -127,9 +127,10 @@ def check_arrays(
         if not array.shape or array.shape[1:] != stream.shape:
             wanted = ", ".join(["B", *map(str, stream.shape)])
             raise ValueError(f"{what}: {name} has the shape {array.shape}, and should have [{wanted}], of B examples")
-        count = len(array) if count is None else count
-        if len(array) != count:
-            raise ValueError(f"{what}: {name} has {len(array)} examples, and should have {count}, one for each sample")
+        count = array.shape[0] if count is None else count
+        if array.shape[0] != count:
+            examples = f"{array.shape[0]} examples, and should have {count}, one for each sample"
+            raise ValueError(f"{what}: {name} has {examples}")
         kind = jnp.integer if jnp.issubdtype(stream.process.dtype, jnp.integer) else jnp.floating
         if not jnp.issubdtype(array.dtype, kind):
             wanted = np.dtype(stream.process.dtype).name
@@ -156,7 +157,7 @@ def check_inputs(streams: Streams, x: Mapping[str, Any], t: Mapping[str, Any]) -
     and t {name: [B] or [B, G]} in [0, 1] of those that have tokens."""
     check_arrays(streams, x, "x", needed=streams)
     check_values({name: s for name, s in streams.items() if s.process.vocabulary is not None}, x, "x", masks=True)
-    count = len(next(iter(x.values())))
+    count = np.shape(next(iter(x.values())))[0]
     check_names(t, streams, "t: the stream")
     for name, stream in streams.items():
         if name not in t:

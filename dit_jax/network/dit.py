@@ -65,7 +65,7 @@ class Uncertainty(nn.Module):
 
     @nn.compact
     def __call__(self, t: Array) -> Array:
-        t = t.reshape(len(t), -1)
+        t = t.reshape(t.shape[0], -1)
         x = nn.silu(LevelEmbed(self.width, name="level")(1000.0 * t))
         u = self.most * jnp.tanh(nn.Dense(1, kernel_init=zeros, name="out")(x)[..., 0] / self.most)
         return jnp.mean(jnp.where(t > 0, u, 0.0), axis=1)
@@ -237,7 +237,7 @@ class DiT(nn.Module):
     def _time_input(self, name: str, t: Array) -> Array:
         """What the timestep embedding is fed for the levels of a stream, [B, G]."""
         process: Any = self.streams[name].process
-        return process.time_input(t).reshape(len(t), -1)
+        return process.time_input(t).reshape(t.shape[0], -1)
 
     def _condition(self, times: dict[str, Array], embedded: dict[str, Array]) -> Array:
         """The conditioning vector of every noise level, [B, G, D]: its timestep embedding, and all streams that have no

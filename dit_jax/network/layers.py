@@ -232,7 +232,7 @@ class Attention(nn.Module):
         else:
             every, view = VIEWS["all"], VIEWS[self.view]
             q, k, v = (rearrange(y, f"{every} -> {view}", g=self.frames) for y in (q, k, v))
-            y = rearrange(dot_product_attention(q, k, v, mask), f"{view} -> {every}", g=self.frames, b=len(x))
+            y = rearrange(dot_product_attention(q, k, v, mask), f"{view} -> {every}", g=self.frames, b=x.shape[0])
         y = tap(self, "heads", y)
         return by_expert(self.experts, lambda name: dense(self, width, name), "out")(y.reshape(x.shape))
 

@@ -56,7 +56,7 @@ def attention_mask(streams: Streams, valid: dict[str, Array]) -> Array | None:
     mask = jnp.asarray(block_causal_mask(streams)) if any(stream.past_of for stream in streams.values()) else None
     if not valid:
         return mask
-    batch = len(next(iter(valid.values())))
+    batch = next(iter(valid.values())).shape[0]
     keys = [
         valid[name][:, first_value(streams[name])] if name in valid else jnp.ones((batch, count), bool)
         for name, count in token_counts(streams).items()
