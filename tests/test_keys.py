@@ -12,7 +12,7 @@ from dit_jax.diffusion.gaussian import Gaussian
 from dit_jax.diffusion.keys import domain, example_keys, fold, normal, stream_id
 from dit_jax.diffusion.sampler import PRIOR, STEPS
 from dit_jax.diffusion.stream import Stream
-from dit_jax.training.loop import training_keys
+from dit_jax.training.update import training_keys
 
 KEY, N = jax.random.key(0), 64
 NOISE = Stream(shape=(3,), process=Gaussian(), levels=jnp.ones_like, embed=None, head=object)

@@ -24,7 +24,7 @@ from dit_jax.parallel.mesh import make_mesh
 from dit_jax.parallel.modes import MODES
 from dit_jax.sampling.draw import draw, gather
 from dit_jax.sampling.sheet import sheet, title_of
-from dit_jax.training import flops, loop, metrics
+from dit_jax.training import flops, loop, metrics, update
 from dit_jax.training.loop import train
 
 CONFIG = json.loads(digits.get_config().to_json())
@@ -112,10 +112,10 @@ TRACES = {
 def test_a_trace_is_of_the_updates_that_are_named_and_changes_none(profile, alone, trained, tmp_path, monkeypatch):
     """Also of fewer, where the run ends before."""
     calls: list = []
-    update = loop.Training.save  # which happens after updates 2, 4 and 6
+    save = loop.Training.save  # which happens after updates 2, 4 and 6
     for name in ("start_trace", "stop_trace"):
         monkeypatch.setattr(jax.profiler, name, lambda *of, name=name: calls.append(name))
-    monkeypatch.setattr(loop.Training, "save", lambda self: calls.append(self.step) or update(self))
+    monkeypatch.setattr(loop.Training, "save", lambda self: calls.append(self.step) or save(self))
     train(small(), tmp_path, profile=profile)
     assert calls == TRACES[profile]
     jax.tree.map(np.testing.assert_array_equal, *(arrays(workdir, 7, "params") for workdir in (trained, tmp_path)))
@@ -162,8 +162,8 @@ def looks(monkeypatch, interrupted: int = -1) -> list[int]:
 
 def test_the_first_look_is_at_what_nobody_has_trained(trained, alone, monkeypatch, tmp_path):
     """The network says 0 then, which is a grey picture."""
-    steps, updates = looks(monkeypatch), loop.make_step
-    monkeypatch.setattr(loop, "make_step", lambda *a, **b: steps.append(-1) or updates(*a, **b))
+    steps, updates = looks(monkeypatch), update.make_step
+    monkeypatch.setattr(update, "make_step", lambda *a, **b: steps.append(-1) or updates(*a, **b))
     train(small(), tmp_path)
     assert steps == [-1, 0, 3, 6]
     first, second = (np.asarray(Image.open(tmp_path / f"samples_000000{step}.png")) for step in (0, 3))

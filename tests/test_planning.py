@@ -20,8 +20,8 @@ from dit_jax.planning.estimate import abstract_batch, abstract_mesh, abstract_st
 from dit_jax.planning.program import axes_of, described_devices
 from dit_jax.planning.roofline import Sent, Work, bound, mfu, seconds
 from dit_jax.training.flops import matmul_flops
-from dit_jax.training.loop import make_update
 from dit_jax.training.step import make_init
+from dit_jax.training.update import make_update
 
 CONFIG = json.loads(digits.get_config().to_json())
 

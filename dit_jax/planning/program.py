@@ -18,7 +18,7 @@ from dit_jax.run import Run
 from dit_jax.sampling.draw import compiled_sampler
 from dit_jax.sampling.plan import make_plan
 from dit_jax.training.flops import flops, matmul_flops
-from dit_jax.training.loop import make_update
+from dit_jax.training.update import make_update
 
 # How chips of a kind are named where a TPU host says which it has, for so many of them.
 ACCELERATORS = {"v4": ("v4", 2), "v5e": ("v5litepod", 1), "v5p": ("v5p", 2), "v6e": ("v6e", 1)}

@@ -11,9 +11,6 @@ import jax.numpy as jnp
 
 from dit_jax.data import pipeline, sources
 from dit_jax.data.identity import identity, with_names
-from dit_jax.diffusion.joint_levels import JOINT_LEVELS
-from dit_jax.diffusion.keys import domain
-from dit_jax.diffusion.objective import OBJECTIVES
 from dit_jax.diffusion.stream import in_data
 from dit_jax.network.dit import parameter_shapes
 from dit_jax.parallel import hosts
@@ -27,14 +24,15 @@ from dit_jax.training import checkpoint
 from dit_jax.training.changes import as_begun
 from dit_jax.training.flops import flops, peak
 from dit_jax.training.held_out import HeldOut, held_out_loss
-from dit_jax.training.initial import fitted, trainable
+from dit_jax.training.initial import fitted
 from dit_jax.training.lock import locked
 from dit_jax.training.metrics import Meter, Writer, memory, profiled, write_json
 from dit_jax.training.optimizer import updates_made
 from dit_jax.training.placement import placement
 from dit_jax.training.saving import NotFiniteError, Saver
-from dit_jax.training.step import State, Step, make_init, make_step
+from dit_jax.training.step import State, Step, make_init
 from dit_jax.training.stopping import Watcher, silence, watched
+from dit_jax.training.update import make_update, training_keys
 
 PICTURES = "samples"  # what pictures and texts are called, in front of their step
 
@@ -312,35 +310,6 @@ class Reporter:
 
 def _named(step: int | None) -> str:
     return "none" if step is None else f"step {step}"
-
-
-def make_update(run: Run, root: jax.Array, mode: Mode) -> Step:
-    """The update of a run: everything in it that the config decides."""
-    return make_step(
-        run.model.apply,
-        run.streams,
-        run.optimizer,
-        root=root,
-        batch_size=run.data.batch_size,
-        ema=run.train.ema,
-        objective=OBJECTIVES[run.train.objective],
-        joint_levels=JOINT_LEVELS[run.train.levels],
-        uncertainty=lambda params, t: run.model.apply(params, t, method="uncertainty"),
-        accumulation=run.train.accumulation,
-        spike=run.train.spike,
-        trainable=trainable(run.train.freeze, parameter_shapes(run.model)),
-        axis=mode.axis,
-    )
-
-
-def training_keys(seed: int, apart: bool = True) -> tuple[jax.Array, jax.Array]:
-    """(key of the initial parameters, root of the keys of all updates) of a seed. apart: from those of its samples,
-    which the keys of runs begun by older versions are not."""
-    key = jax.random.key(seed)
-    if apart:
-        return domain(key, "init"), domain(key, "train")
-    init_key, root = jax.random.split(key)
-    return init_key, root
 
 
 def described(run: Run, mesh: jax.sharding.Mesh, operations: int) -> str:
