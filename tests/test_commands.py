@@ -109,7 +109,7 @@ def test_a_finished_run_has_nothing_left_to_do(straight):
 
 @pytest.mark.heavy
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_saves_and_ends_in_five_seconds(number, tmp_path):
+def test_a_signal_saves_and_ends_in_ten_seconds(number, tmp_path):
     process = start("train.py", f"--workdir={tmp_path}", "--config.train.log_every=5", "--config.train.steps=100000")
     line = ""
     while not line.startswith("training"):
@@ -118,7 +118,7 @@ def test_a_signal_saves_and_ends_in_five_seconds(number, tmp_path):
     process.send_signal(number)
     begin = time.monotonic()
     output, _ = process.communicate(timeout=60)
-    assert time.monotonic() - begin < 5 and process.returncode == 0, output
+    assert time.monotonic() - begin < 10 and process.returncode == 0, output
     step = int(output.split("stopped at step ")[1].split(";")[0])
     assert arrays(tmp_path, step)
 

@@ -35,6 +35,8 @@ CASES = {
 }
 EVERY = [sizes for sizes in itertools.product((1, 2, 4, 8), repeat=4) if math.prod(sizes) == 8]
 FEW = [(2, 2, 1, 2)]  # on which XLA was wrong
+# Of streams that are laid out alike, each axis alone and three together; of an image, and of several streams, all.
+PAIRS = [(case, sizes) for case in CASES for sizes in EVERY if case in ("published", "experts") or sizes.count(1) != 2]
 name_of = lambda sizes: "x".join(map(str, sizes))
 
 
@@ -87,8 +89,7 @@ def test_gradients_are_those_of_one_device(sizes):
 
 
 @pytest.mark.heavy
-@pytest.mark.parametrize("sizes", EVERY, ids=name_of)
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(("case", "sizes"), [pytest.param(*pair, id=f"{pair[0]}-{name_of(pair[1])}") for pair in PAIRS])
 def test_gradients_are_those_of_one_device_for_every_stream_and_mesh(case, sizes):
     agree(case, sizes)
 
