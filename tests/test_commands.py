@@ -124,6 +124,14 @@ def test_a_signal_saves_and_ends_in_ten_seconds(number, tmp_path):
 
 
 @pytest.mark.heavy
+def test_a_run_under_timeout_is_saved(tmp_path):
+    """Which sends SIGTERM to the process and to its group: twice."""
+    command = [sys.executable, "train.py", f"--workdir={tmp_path}", *TINY, "--config.train.steps=1000000"]
+    done = subprocess.run(["timeout", "30", *command], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 124 and "stopped at step " in done.stdout, done.stdout[-2000:] + done.stderr
+
+
+@pytest.mark.heavy
 def test_a_second_signal_leaves_at_once(tmp_path):
     process = start("train.py", f"--workdir={tmp_path}", "--config.train.log_every=5", "--config.train.steps=100000")
     while not process.stdout.readline().startswith("training"):

@@ -45,8 +45,26 @@ def test_the_first_signal_asks_and_the_second_leaves(number, left):
         assert not watcher.asked
         signal.raise_signal(number)
         assert watcher.asked and not left
+        time.sleep(2 * stopping.ECHO)
         signal.raise_signal(signal.SIGTERM)
         assert until(lambda: left == [128 + signal.SIGTERM])
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_that_comes_twice_at_once_is_one_and_another_is_a_second(number, left):
+    """As timeout(1) sends it, to a process and to its group."""
+    watcher = Watcher(lambda: "saved")
+    with watched(watcher):
+        for _ in range(3):
+            signal.raise_signal(number)
+            time.sleep(0.01)
+        time.sleep(0.3)
+        assert watcher.asked and not left
+    watcher = Watcher(lambda: "saved")
+    with watched(watcher):
+        signal.raise_signal(number)
+        signal.raise_signal(next(other for other in SIGNALS if other != number))
+        assert until(lambda: len(left) == 1)
 
 
 @pytest.mark.parametrize("error", [None, KeyError])

@@ -17,6 +17,9 @@ from collections.abc import Callable, Iterator
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 PATIENCE = 3.0  # seconds for the training thread to end its update and save
 TOGETHER = 60.0  # seconds for all processes of a job to come to the step that they stop at
+ECHO = (
+    0.25  # seconds within which the same signal again is the first one: timeout(1) sends it to a process and its group
+)
 LAST_RESORT = 4.0  # seconds more for it to let go of the state
 # The watchdog's limit: until the first step, and while a checkpoint is written; at least; in slowest steps so far.
 LONGEST, LEAST, TIMES = 3600.0, 300.0, 50.0
@@ -47,7 +50,8 @@ class Watcher:
         self.updating = threading.Lock()
         self._save, self._unchanged, self._watchdog = save, unchanged, watchdog
         self._last, self._slowest, self._steps = time.monotonic(), 0.0, 0
-        self._heard, self._deadline, self._is_saving = 0, float("inf"), False
+        self._heard: tuple[int, float] | None = None  # the first signal, and when it came
+        self._deadline, self._is_saving = float("inf"), False
         self._over = threading.Event()
 
     def step(self) -> None:
@@ -84,15 +88,21 @@ class Watcher:
         while not self._over.is_set():
             ready, _, _ = select.select([signals], [], [], 0.2)
             for number in os.read(signals, 64) if ready else b"":
-                self._heard += 1
-                if self._heard > 1:
-                    os._exit(128 + number)
-                self.stop()
+                self._hear(number)
             now = time.monotonic()
             if now > self._deadline and not self._is_saving:
                 self._rescue()
             if now - self._last > self.limit:
                 self._give_up()
+
+    def _hear(self, number: int) -> None:
+        """The first signal asks; a second one leaves at once."""
+        now = time.monotonic()
+        if self._heard is None:
+            self._heard = number, now
+            self.stop()
+        elif number != self._heard[0] or now > self._heard[1] + ECHO:
+            os._exit(128 + number)
 
     def _rescue(self) -> None:
         """Save and end the process, unless the training thread does: it is waiting for data, compiling or drawing."""
