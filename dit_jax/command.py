@@ -45,6 +45,7 @@ FIXES = {  # by what the operating system says
     errno.ENAMETOOLONG: "choose a shorter name",
     errno.EMFILE: "raise the limit, by ulimit -n 4096",
 }
+PEERS = ("Gloo", "NCCL", "Connection closed by peer", "coordination service")  # who speaks of other processes, and how
 # What a flag should be, by how its parser calls it.
 KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "tuple": "values such as (32, 32, 3)"}
 
@@ -95,6 +96,8 @@ def mistake(error: Exception) -> str | None:
         return _of_file(error) if error.errno else str(error)
     if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in words:
         return f"out of memory: {SMALLER} ({words[:200] or 'no more is known'})"
+    if isinstance(error, RuntimeError) and any(name in words for name in PEERS):
+        return f"another process of this job has ended, or cannot be reached: what it said is why ({words[:200]})"
     if isinstance(error, RuntimeError) and "backend" in words and "initialize" in words:
         return f"JAX has no such device: {words}; install jax for it, or unset JAX_PLATFORMS"
     if isinstance(error, ModuleNotFoundError) and error.name:

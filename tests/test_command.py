@@ -286,3 +286,12 @@ def test_what_is_compiled_is_kept_where_nobody_else_can_write(tmp_path):
             check_cache(str(folder))
     folder.chmod(0o755)
     check_cache(str(folder))
+
+
+@pytest.mark.parametrize(
+    "words", ["UNKNOWN: Gloo all-reduce failed: Connection closed by peer", "NCCL operation failed"]
+)
+def test_another_process_that_has_ended_is_no_bug_of_this_one(words):
+    assert mistake(RuntimeError(words)) == (
+        f"another process of this job has ended, or cannot be reached: what it said is why ({words})"
+    )

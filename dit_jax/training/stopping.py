@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 PATIENCE = 3.0  # seconds for the training thread to end its update and save
 TOGETHER = 60.0  # seconds for all processes of a job to come to the step that they stop at
+GRACE = 10.0  # seconds for all of them to say where they hang, before the first of them ends the others
 ECHO = (
     0.25  # seconds within which the same signal again is the first one: timeout(1) sends it to a process and its group
 )
@@ -127,11 +128,13 @@ class Watcher:
             1,
             f"error: no step in {seconds:.0f} s, more than train.watchdog = {self.limit:.0f} allows; where each thread "
             f"hangs stands above; {LEFT}",
+            grace=0.0 if self._is_alone else GRACE,
         )
 
-    def _leave(self, status: int, sentence: str) -> None:
+    def _leave(self, status: int, sentence: str, grace: float = 0.0) -> None:
         with contextlib.suppress(OSError, ValueError):
             print(sentence, file=sys.stderr if sentence.startswith("error: ") else sys.stdout, flush=True)
+        time.sleep(grace)
         os._exit(status)
 
     def end(self) -> None:
