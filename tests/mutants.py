@@ -615,7 +615,7 @@ TABLE: dict[str, list[tuple[str, str, str]]] = {
         ("        timer.cancel()", "        pass", "progress"),
     ],
     "training/stopping.py": [
-        ("if self._heard > 1:", "if self._heard > 2:", "stopping"),
+        ("number != self._heard[0] or now", "now", "stopping"),
         ("if now > self._deadline and", "if False and", "stopping"),
         (" and not self._is_saving:", ":", "stopping"),
         ("            if self._is_saving:\n                return\n", "", "stopping"),
