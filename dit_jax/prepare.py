@@ -84,7 +84,7 @@ def encode_folder(
     directory = Path(data_dir).expanduser() / name / latents.VERSION
     shape = [size // model.factor, size // model.factor, 2 * model.latent]
     made = {"vae": fingerprint(vae), "scale": model.scale, "size": size, "shape": shape}
-    latents.begin(directory, split, folder, made, first=process == 0)
+    latents.begin(directory, split, folder, made, first=hosts.is_first())
     hosts.barrier("latents are begun")
 
     encode = compile_encoder(model, params, (batch, size, size, 3))
@@ -97,7 +97,7 @@ def encode_folder(
     print(f"encoded {done - there:,} images, {(done - there) / (time.perf_counter() - start):.3g} img/s")
 
     hosts.barrier("all shards are there")
-    if process == 0:
+    if hosts.is_first():
         latents.finish(directory, split)
     hosts.barrier("latents are finished")
 

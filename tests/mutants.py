@@ -167,6 +167,7 @@ TABLE: dict[str, list[tuple[str, str, str]]] = {
         ("hashlib.sha256(name.encode())", "hashlib.sha256(f'{names}{name}'.encode())", "folder"),
     ],
     "data/identity.py": [
+        ("held_out if share else ()", "held_out", "identity"),
         ("else i == j", "else True", "identity"),
         ("new = [other for other in new if other not in same[:1]]", "pass", "identity"),
         ('"version": str(info.version),', "", "identity"),

@@ -83,6 +83,15 @@ def test_a_class_is_known_under_another_name_whatever_is_held_out(pictures):
         assert differences(was, now) == "class 'emu' is now 'ostrich'"
 
 
+def test_a_folder_that_is_held_out_is_no_part_of_what_is_trained_on(pictures):
+    """Where train/ and test/ are folders, one picture more in test/ is no other data."""
+    shutil.copytree(pictures, pictures / "train", ignore=shutil.ignore_patterns("train"))
+    shutil.copytree(pictures / "train", pictures / "test")
+    before = of(pictures)
+    shutil.copy(pictures / "test" / "cat" / "c0.png", pictures / "test" / "cat" / "c9.png")
+    assert before["examples"] == 9 and differences(before, of(pictures)) == ""
+
+
 def test_files_are_known_by_their_names_below_their_class_in_any_order(pictures):
     """A digest of an older version is of names in the order of letters, and those were all in the class itself."""
     for i in range(8, 13):

@@ -4,6 +4,7 @@ A mode hides where arrays are. `create` makes a state in the plain form that che
 the plain form into what the compiled step takes, and `plain` turns it back.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -55,6 +56,7 @@ def jit_mode(mesh: AnyMesh) -> Mode:
 
         return jax.jit(placed, donate_argnums=0)
 
+    @functools.cache  # every update asks
     def rows(size: int) -> np.ndarray:
         mine = batch.addressable_devices_indices_map((size,)).values()
         return np.unique(np.concatenate([np.arange(size)[index or ()] for index in mine]))

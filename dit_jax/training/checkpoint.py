@@ -20,6 +20,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from dit_jax.data import identity
+from dit_jax.parallel import hosts
 from dit_jax.training import fingerprint
 from dit_jax.training.changes import changes, fixed, written
 from dit_jax.training.orbax_noise import hush
@@ -119,7 +120,7 @@ def _as(path: Path) -> str:
 def put_aside(error: DamagedError) -> Path:
     """Rename what is damaged, so that it is no checkpoint any more, and return where it is."""
     path = error.path
-    if jax.process_index() == 0:
+    if hosts.is_first():
         taken = [*path.parent.glob(f"{path.name}.damaged*")]
         path = path.rename(f"{path}.damaged{f'-{len(taken) + 1}' if taken else ''}")
     return path

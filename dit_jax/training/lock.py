@@ -10,7 +10,7 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
-import jax
+from dit_jax.parallel import hosts
 
 NAME = "train.lock"
 
@@ -26,7 +26,7 @@ def locked(workdir: Path) -> Iterator[None]:
     The file stays and the lock goes with its process, even one that was killed. Raises LockedError, naming who holds
     it, if another process does.
     """
-    if jax.process_index():
+    if not hosts.is_first():
         yield
         return
     file = workdir / NAME

@@ -10,7 +10,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import jax
 import orbax.checkpoint as ocp
 
 from dit_jax.parallel import hosts
@@ -123,7 +122,7 @@ class Saver:
         """Until it is written, in the background; a failure is said at once."""
         try:
             manager.wait_until_finished()
-            if jax.process_index() == 0:
+            if hosts.is_first():
                 self._read_back(step)
                 self._rotate()
         except Exception as error:
@@ -163,7 +162,7 @@ class Saver:
         """Removes what a killed process has half written, or a save that failed, whose threads may still be writing."""
         directory = directory_of(self._workdir)
         for _ in range(50):
-            half_written = [*directory.glob(HALF_WRITTEN)] if jax.process_index() == 0 else []
+            half_written = [*directory.glob(HALF_WRITTEN)] if hosts.is_first() else []
             for path in half_written:
                 shutil.rmtree(path, ignore_errors=True)
             if not half_written:
@@ -180,7 +179,7 @@ class Saver:
         self._manager = None
 
     def _purge(self) -> None:
-        if jax.process_index() == 0:
+        if hosts.is_first():
             shutil.rmtree(directory_of(self._workdir) / REMOVED, ignore_errors=True)
 
 

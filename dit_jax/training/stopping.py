@@ -18,9 +18,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 PATIENCE = 3.0  # seconds for the training thread to end its update and save
 TOGETHER = 60.0  # seconds for all processes of a job to come to the step that they stop at
 GRACE = 10.0  # seconds for all of them to say where they hang, before the first of them ends the others
-ECHO = (
-    0.25  # seconds within which the same signal again is the first one: timeout(1) sends it to a process and its group
-)
+ECHO = 0.25  # seconds within which the same signal again is no second one: timeout(1) sends it to process and group
 LAST_RESORT = 4.0  # seconds more for it to let go of the state
 # The watchdog's limit: until the first step, and while a checkpoint is written; at least; in slowest steps so far.
 LONGEST, LEAST, TIMES = 3600.0, 300.0, 50.0
